@@ -1,0 +1,142 @@
+"""Runs of bytes become blocks in the staged pack.
+
+Above: the volume's flush, which gives one batch of runs of many files and commits what comes back. Below: `cutting`,
+`keys.ring` (ids, sealing), zstandard, `staging`.
+Invariant: what `store` returns refers only to blocks that are durable on this machine or in the storage. One batch at
+a time (the volume's flush lock): between the look-up of an id and the commit of the extents that use it, no pack may
+be condemned. All work on bytes is in threads, bounded by the limiter.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import trio
+import zstandard
+
+from infinitfs.block.cutting import Cutter, Piece
+from infinitfs.block.index import BlockIndex
+from infinitfs.block.staging import Staging
+from infinitfs.keys.frame import FrameType
+from infinitfs.keys.ring import KeyRing, Purpose
+
+COMPRESSION_LEVEL = 1
+_WORTH = 0.97  # a block that compresses to more than this share stays as it is: reading it is cheaper
+
+
+class Request(NamedTuple):
+    """`data` at `offset` of a file. Without `final` the piece that no cut point ended comes back as the tail."""
+
+    offset: int
+    data: bytes
+    final: bool
+
+
+class Stored(NamedTuple):
+    """What became of a request: (offset, length, block number) a piece, None for zeros; the tail's length in bytes;
+    and whether the last piece was ended by the end of the request instead of a cut point of the content."""
+
+    pieces: tuple[tuple[int, int, int | None], ...]
+    tail: int
+    provisional: bool
+
+
+class _Cut(NamedTuple):
+    pieces: list[Piece]
+    ids: list[bytes | None]
+    provisional: bool
+
+
+class BlockWriter:
+    def __init__(
+        self,
+        ring: KeyRing,
+        cutter: Cutter,
+        index: BlockIndex,
+        staging: Staging,
+        limiter: trio.CapacityLimiter,
+    ) -> None:
+        self._ring = ring
+        self._cutter = cutter
+        self._index = index
+        self._staging = staging
+        self._limiter = limiter
+
+    async def store(self, requests: Sequence[Request]) -> list[Stored]:
+        """Store a batch. Raises NoSpace or LocalDiskFailed with nothing of the batch referred to."""
+        cuts = await trio.to_thread.run_sync(self._cut, requests, limiter=self._limiter)
+        ids = {id for cut in cuts for id in cut.ids if id is not None}
+        known = self._index.find(ids)
+        new: dict[bytes, memoryview] = {}
+        for request, cut in zip(requests, cuts, strict=True):
+            view, start = memoryview(request.data), 0
+            for (length, _), id in zip(cut.pieces, cut.ids, strict=True):
+                if id is not None and id not in known and id not in new:
+                    new[id] = view[start : start + length]
+                start += length
+        if new:
+            frames = await self._seal_all(list(new.items()))
+            # From here to the caller's commit there is no await: the index never shows a block without its use.
+            known |= self._index.add(await self._staging.append(frames))
+        return [self._stored(request, cut, known) for request, cut in zip(requests, cuts, strict=True)]
+
+    def _cut(self, requests: Sequence[Request]) -> list[_Cut]:
+        """Cut points, fingerprints and ids of a batch; a piece seen before in the batch is compared, not hashed."""
+        seen: dict[tuple[int, bytes], tuple[memoryview, bytes]] = {}
+        cuts = []
+        for request in requests:
+            pieces = self._cutter(request.data, request.offset, request.final)
+            view, start = memoryview(request.data), 0
+            ids: list[bytes | None] = []
+            for length, fingerprint in pieces:
+                id = None
+                if fingerprint is not None:
+                    piece = view[start : start + length]
+                    twin = seen.get((length, fingerprint))
+                    id = twin[1] if twin is not None and twin[0] == piece else self._ring.block_id(piece)
+                    seen[length, fingerprint] = piece, id
+                ids.append(id)
+                start += length
+            cuts.append(_Cut(pieces, ids, request.final and self._ends_early(request, pieces)))
+        return cuts
+
+    def _ends_early(self, request: Request, pieces: list[Piece]) -> bool:
+        """Whether the last piece would have gone on, had there been more bytes."""
+        if not pieces or pieces[-1][1] is None:
+            return False
+        length = pieces[-1][0]
+        start = len(request.data) - length
+        return not self._cutter(request.data[start:], request.offset + start, False)
+
+    async def _seal_all(self, blocks: list[tuple[bytes, memoryview]]) -> list[tuple[bytes, int, bytes]]:
+        """Compress and seal, in two threads where there is enough to share."""
+        if sum(len(data) for _, data in blocks) < 256 * 1024:
+            return await trio.to_thread.run_sync(self._seal, blocks, limiter=self._limiter)
+        halves: list[list[tuple[bytes, int, bytes]]] = [[], []]
+        middle = (len(blocks) + 1) // 2
+
+        async def seal(half: int, part: list[tuple[bytes, memoryview]]) -> None:
+            halves[half] = await trio.to_thread.run_sync(self._seal, part, limiter=self._limiter)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(seal, 0, blocks[:middle])
+            nursery.start_soon(seal, 1, blocks[middle:])
+        return halves[0] + halves[1]
+
+    def _seal(self, blocks: list[tuple[bytes, memoryview]]) -> list[tuple[bytes, int, bytes]]:
+        compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL, write_checksum=False)
+        frames = []
+        for id, data in blocks:
+            smaller = compressor.compress(data)
+            compressed = len(smaller) < len(data) * _WORTH
+            payload = smaller if compressed else data
+            frame = self._ring.seal(Purpose.DATA, FrameType.BLOCK, id, payload, compressed=compressed)
+            frames.append((id, len(data), frame))
+        return frames
+
+    def _stored(self, request: Request, cut: _Cut, known: dict[bytes, int]) -> Stored:
+        offset = request.offset
+        pieces = []
+        for (length, _), id in zip(cut.pieces, cut.ids, strict=True):
+            pieces.append((offset, length, None if id is None else known[id]))
+            offset += length
+        return Stored(tuple(pieces), request.offset + len(request.data) - offset, cut.provisional)

@@ -1,0 +1,41 @@
+"""`infinitfs`: the entry point.
+
+Above: the `infinitfs` script and `python -m infinitfs.cli.main`. Below: one module a noun, imported when it
+is used.
+"""
+
+import click
+
+from infinitfs import __version__
+from infinitfs.cli.base import Root
+
+COMMANDS = {
+    "user": ("infinitfs.cli.user:user", "Key pairs that own credentials and open volumes."),
+    "credentials": ("infinitfs.cli.credentials:credentials", "Credentials of a storage service."),
+    "storage": ("infinitfs.cli.storage:storage", "Buckets or local folders that keep sealed bytes."),
+    "volume": ("infinitfs.cli.volume:volume", "Encrypted drives on a storage."),
+    "mount": ("infinitfs.cli.mount:mount", "Mount a volume at a folder."),
+    "unmount": ("infinitfs.cli.mount:unmount", "Unmount a folder once everything in it is stored."),
+    "status": ("infinitfs.cli.status:status", "What the mounts of this machine are doing."),
+    "gc": ("infinitfs.cli.gc:gc", "Give back the space of what nothing needs any more."),
+    "doctor": ("infinitfs.cli.doctor:doctor", "What stands in the way, and what to do about it."),
+    "quickstart": ("infinitfs.cli.quickstart:quickstart", "From nothing to a mounted folder."),
+}
+
+
+@click.group(cls=Root, commands_in=COMMANDS)
+@click.version_option(__version__, prog_name="infinitfs", message="%(prog)s %(version)s")
+def root() -> None:
+    """A private drive on storage nobody has to trust.
+
+    Start with `infinitfs quickstart DIR`, or make a user, credentials, a storage and a volume, and mount it.
+    """
+
+
+def run() -> None:
+    """Run the program on the command line's arguments and exit."""
+    root(prog_name="infinitfs")
+
+
+if __name__ == "__main__":
+    run()

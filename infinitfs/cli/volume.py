@@ -1,0 +1,213 @@
+"""`infinitfs volume`: encrypted drives on a storage.
+
+Above: `main.py`, `compat.py` and `quickstart.py`. Below: `mount/admin.py`, which works in the storage, and
+`config/`.
+Invariant: a record is written only once the storage holds the volume's descriptor.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from infinitfs.cli import terminal
+from infinitfs.cli.base import Group, pass_invocation
+from infinitfs.cli.invocation import Invocation, check_new
+from infinitfs.cli.options import Size, acting_user, named, passphrase_sources, require
+from infinitfs.errors import InUse, NotFound, UsageError
+
+if TYPE_CHECKING:
+    from infinitfs.config.model import StorageRecord, UserRecord, VolumeRecord
+    from infinitfs.volume.descriptor import Parameters
+
+
+@click.group(cls=Group)
+def volume() -> None:
+    """Volumes: encrypted drives on a storage, mounted as folders."""
+
+
+@volume.command("create", example="infinitfs volume create --as alice --name drive --storage s3-storage")
+@named("volume")
+@acting_user
+@click.option("--storage", metavar="STORAGE", help="The storage that keeps the volume.")
+@click.option(
+    "--chunking",
+    type=click.Choice(["content", "fixed"]),
+    default="content",
+    help="Where files are cut: where their content says (an insertion costs little), or at fixed steps.",
+)
+@click.option("--block-size", type=Size(), help="The block size: the average, or with --chunking fixed each.")
+@click.option("--description", metavar="TEXT", default="", help="A note about this volume.")
+@passphrase_sources
+@pass_invocation
+def create(
+    invocation: Invocation,
+    name: str,
+    as_name: str | None,
+    storage: str | None,
+    chunking: str,
+    block_size: int | None,
+    description: str,
+) -> None:
+    """Create a volume on a storage."""
+    from infinitfs.cli.user import note_about_key
+
+    storage_record = invocation.store.storages.get(require(storage, "Storage", "--storage"))
+    user = invocation.user(as_name)
+    parameters = _parameters(chunking, block_size)
+    record = make_volume(invocation, name, user, storage_record, parameters, description)
+    invocation.answer(_shown(record), f'Created volume "{name}".')
+    note_about_key(invocation, user)
+
+
+@volume.command("list", example="infinitfs volume list")
+@pass_invocation
+def list_(invocation: Invocation) -> None:
+    """List the volumes known on this machine."""
+    rows = [_shown(record) for record in invocation.store.volumes.list()]
+    invocation.answer_table(rows, {"name": "NAME", "user": "USER", "storage": "STORAGE", "volume": "ID"})
+
+
+@volume.command("show", example="infinitfs volume show drive")
+@named("volume")
+@pass_invocation
+def show(invocation: Invocation, name: str) -> None:
+    """Show a volume's record."""
+    invocation.answer_fields(_shown(invocation.store.volumes.get(name)))
+
+
+@volume.command("status", example="infinitfs volume status drive")
+@named("volume")
+@pass_invocation
+def status(invocation: Invocation, name: str) -> None:
+    """Show the state of a mounted volume."""
+    from infinitfs.cli.status import read_status, status_fields
+    from infinitfs.mount.control import mounted
+
+    record = invocation.store.volumes.get(name)
+    if record.volume not in mounted(invocation.paths):
+        raise NotFound(
+            what=f'A mount of the volume "{name}"',
+            remedy=f"`infinitfs mount {name} DIR` makes one on this machine",
+        )
+    state = read_status(invocation, record.volume)
+    invocation.answer_fields(state if invocation.json else status_fields(state))
+
+
+@volume.command("fetch", example="infinitfs volume fetch --as alice --storage s3-storage")
+@click.option("--name", "-n", metavar="NAME", help="Fetch this volume only.")
+@acting_user
+@click.option("--storage", metavar="STORAGE", help="The storage to look in.")
+@passphrase_sources
+@pass_invocation
+def fetch(invocation: Invocation, name: str | None, as_name: str | None, storage: str | None) -> None:
+    """Find the volumes on a storage that this user can open, and add them to this machine."""
+    from infinitfs.cli.account import account_of_storage
+    from infinitfs.mount.admin import fetch_volumes
+
+    storage_record = invocation.store.storages.get(require(storage, "Storage", "--storage"))
+    user = invocation.user(as_name)
+    identity = invocation.identity(user)
+    account = account_of_storage(invocation, storage_record)
+    found = fetch_volumes(invocation.paths, user, identity, storage_record, account)
+    wanted = [record for record in found if name is None or record.name == name]
+    if not wanted:
+        raise NotFound(
+            what="A volume" if name is None else f'The volume "{name}"',
+            remedy=f'on the storage "{storage}" the user "{user.name}" can open {len(found)}',
+        )
+    known = {record.volume: record.name for record in invocation.store.volumes.list()}
+    for record in wanted:
+        if record.volume in known:
+            invocation.note(f'The volume "{record.name}" is known here already, as "{known[record.volume]}".')
+        else:
+            invocation.store.volumes.create(record)
+            invocation.answer(_shown(record), f'Fetched volume "{record.name}".')
+
+
+@volume.command("delete", example="infinitfs volume delete drive")
+@named("volume")
+@click.option("--data", is_flag=True, help="Delete all that the volume stores, too; its name is asked for.")
+@passphrase_sources
+@pass_invocation
+def delete(invocation: Invocation, name: str, data: bool) -> None:
+    """Forget a volume on this machine; with --data, delete all that it stores, for ever."""
+    from infinitfs.mount.control import mounted
+
+    record = invocation.store.volumes.get(name)
+    if record.volume in mounted(invocation.paths):
+        raise InUse(what=f'The volume "{name}"', remedy="unmount it first")
+    if data:
+        _delete_data(invocation, record)
+    invocation.store.volumes.delete(name)
+    invocation.answer({"deleted": name, "data": data}, f'Deleted volume "{name}".')
+
+
+def make_volume(
+    invocation: Invocation,
+    name: str,
+    user: "UserRecord",
+    storage: "StorageRecord",
+    parameters: "Parameters",
+    description: str = "",
+) -> "VolumeRecord":
+    """A new volume, in its storage and in the store."""
+    from infinitfs.cli.account import account_of_storage
+    from infinitfs.mount.admin import create_volume
+
+    check_new(invocation.store.volumes, "volume", name)
+    identity = invocation.identity(user)
+    account = account_of_storage(invocation, storage)
+    record: VolumeRecord = create_volume(
+        invocation.paths,
+        name,
+        user,
+        identity,
+        storage,
+        account,
+        parameters=parameters,
+        description=description,
+    )
+    invocation.store.volumes.create(record)
+    return record
+
+
+def _parameters(chunking: str, block_size: int | None) -> "Parameters":
+    from infinitfs.volume.descriptor import Parameters
+
+    if block_size is None:
+        return Parameters(cutting="fixed") if chunking == "fixed" else Parameters()
+    try:
+        if chunking == "fixed":
+            return Parameters(cutting="fixed", minimum=block_size, target=block_size, maximum=block_size)
+        return Parameters(minimum=block_size // 4, target=block_size, maximum=block_size * 4)
+    except ValueError:
+        limits = "4 KiB to 64 MiB" if chunking == "fixed" else "16 KiB to 16 MiB"
+        raise UsageError(problem=f"--block-size is from {limits} with --chunking {chunking}.") from None
+
+
+def _delete_data(invocation: Invocation, record: "VolumeRecord") -> None:
+    from infinitfs.cli.account import account_of_storage
+    from infinitfs.mount.admin import delete_volume
+
+    invocation.note(
+        f'This deletes everything in the volume "{record.name}" on the storage "{record.storage}", for ever.'
+    )
+    if terminal.interactive():
+        typed = terminal.ask("Type the volume's name to go on: ")
+    else:
+        typed = terminal.read_line_from_input("The volume's name, which confirms the deletion, is")
+    if typed != record.name:
+        raise UsageError(problem=f'"{typed}" is not the name of the volume "{record.name}": nothing was deleted.')
+    storage = invocation.store.storages.get(record.storage)
+    delete_volume(invocation.paths, record, storage, account_of_storage(invocation, storage))
+
+
+def _shown(record: "VolumeRecord") -> dict[str, Any]:
+    return {
+        "name": record.name,
+        "volume": record.volume,
+        "storage": record.storage,
+        "user": record.user,
+        "created": record.created,
+        "description": record.description,
+    }

@@ -1,0 +1,177 @@
+"""The private socket of a mount: what other commands ask of it.
+
+One JSON object a line: the request `{"command": ...}`, then answers, the last of which has `"done": true`, or
+`"error"` and `"fields"` of an error of the tree.
+
+Above: `cli/` (asking), `daemon` (answering). Below: unix sockets in the runtime folder, 0600 in a 0700 folder.
+Invariant: a mount is listed for as long as its process lives and no longer: a record whose socket nobody answers is
+that of a killed mount.
+"""
+
+import json
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+
+from infinitfs.config.paths import Paths, make_private
+from infinitfs.errors import InfinitfsError, NotFound, StorageUnreachable, from_wire
+
+_log = logging.getLogger(__name__)
+
+Answer = Callable[[str], AsyncIterator[dict[str, Any]]]
+
+
+class MountRecord(msgspec.Struct, frozen=True):
+    """A mount on this machine, in `<runtime>/<volume id>.json` beside its socket."""
+
+    volume: str
+    volume_id: str
+    mountpoint: str
+    pid: int
+
+
+# --- asking ---
+
+
+def find_mount(paths: Paths, directory: Path) -> str:
+    """The volume id of what is mounted at `directory`. Raises NotFound."""
+    for record in _records(paths):
+        if Path(record.mountpoint) == directory or _same(record.mountpoint, directory):
+            return record.volume_id
+    raise NotFound(what=f"A mount at {directory}", remedy="`infinitfs status` lists those there are")
+
+
+def mounted(paths: Paths) -> list[str]:
+    """The volume ids of the mounts that live on this machine."""
+    return [record.volume_id for record in _records(paths)]
+
+
+def ask(paths: Paths, volume_id: str, command: str) -> Iterator[dict[str, Any]]:
+    """The answers of a mount to a command, as they come. Raises what the mount raised, NotFound without one."""
+    try:
+        connection = _connect(paths, volume_id)
+    except OSError:
+        raise NotFound(what="The mount", remedy="`infinitfs status` lists those there are") from None
+    with connection, connection.makefile("rwb") as lines:
+        lines.write(json.dumps({"command": command}).encode() + b"\n")
+        lines.flush()
+        for line in lines:
+            answer = json.loads(line)
+            if "error" in answer:
+                raise from_wire(answer["error"], answer["fields"])
+            if answer.pop("done", False):
+                return
+            yield answer
+    raise StorageUnreachable(storage="The mount", reason="it ended before it answered")
+
+
+def _records(paths: Paths) -> list[MountRecord]:
+    found = []
+    for path in sorted(paths.runtime.glob("*.json")) if paths.runtime.is_dir() else ():
+        try:
+            record = msgspec.json.decode(path.read_bytes(), type=MountRecord)
+            _connect(paths, record.volume_id).close()
+        except (OSError, msgspec.MsgspecError):
+            continue  # that of a mount that was killed: the next one replaces it
+        found.append(record)
+    return found
+
+
+def _same(mountpoint: str, directory: Path) -> bool:
+    """Whether two paths lead to one place; a mount that hangs is not looked into."""
+    return os.path.realpath(Path(mountpoint).parent) == os.path.realpath(directory.parent) and (
+        Path(mountpoint).name == directory.name
+    )
+
+
+def _connect(paths: Paths, volume_id: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        with _Folder(paths.runtime) as folder:
+            connection.connect(folder.name(volume_id))
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+class _Folder:
+    """Short names for sockets in a folder whose path may be longer than a socket's address (108 bytes)."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def __enter__(self) -> "_Folder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+    def name(self, volume_id: str) -> str:
+        return f"/proc/self/fd/{self._descriptor}/{volume_id}.sock"
+
+
+# --- answering ---
+
+
+async def serve(paths: Paths, record: MountRecord, answer: Answer, *, task_status: trio.TaskStatus[None]) -> None:
+    """Answer on the mount's socket until cancelled; started once it listens."""
+    runtime = make_private(paths.runtime)
+    socket_path = runtime / f"{record.volume_id}.sock"
+    record_path = runtime / f"{record.volume_id}.json"
+    socket_path.unlink(missing_ok=True)
+    listening = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
+    with _Folder(runtime) as folder:
+        await listening.bind(folder.name(record.volume_id))
+    socket_path.chmod(0o600)
+    listening.listen(16)
+    record_path.write_bytes(msgspec.json.encode(record))
+    task_status.started()
+    try:
+        async with trio.open_nursery() as nursery:
+            while True:
+                connection, _ = await listening.accept()
+                nursery.start_soon(_converse, trio.SocketStream(connection), answer)
+    finally:
+        listening.close()
+        socket_path.unlink(missing_ok=True)
+        record_path.unlink(missing_ok=True)
+
+
+async def _converse(stream: trio.SocketStream, answer: Answer) -> None:
+    async with stream:
+        try:
+            command = await _read_command(stream)
+            if command is None:
+                return
+            try:
+                async for reply in answer(command):
+                    await _send(stream, reply)
+                await _send(stream, {"done": True})
+            except InfinitfsError as error:
+                await _send(stream, {"error": type(error).__name__, "fields": error.fields})
+        except trio.BrokenResourceError:
+            _log.info("A command went away before it was answered.")
+
+
+async def _read_command(stream: trio.SocketStream) -> str | None:
+    data = bytearray()
+    while b"\n" not in data and len(data) < 4096:
+        part = await stream.receive_some(4096)
+        if not part:
+            return None
+        data += part
+    try:
+        return str(json.loads(data)["command"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+async def _send(stream: trio.SocketStream, reply: dict[str, Any]) -> None:
+    await stream.send_all(json.dumps(reply).encode() + b"\n")

@@ -1,0 +1,320 @@
+"""The FUSE adapter: requests of the kernel become calls of a volume.
+
+Above: pyfuse3, which runs each request as a task. Below: `volume.Volume`.
+Invariant: no state of its own but what a kernel knows: every inode named in a reply counts as one use until the kernel
+forgets it. The only place where an error becomes an errno.
+
+This mount is the only writer, so entries, attributes and cached pages stay valid for as long as the kernel likes, and
+names that do not exist are cached, too. With the write-back cache the kernel owns size and times of the regular files
+it has cached, and sends them.
+"""
+
+import errno
+import logging
+import stat
+from collections.abc import Callable, Coroutine, Sequence
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, FUSEError, InodeT, ModeT
+
+from infinitfs.errors import InfinitfsError, NameTooLong
+from infinitfs.mount.request import MountRequest
+from infinitfs.volume.namespace import NAME_MAX, Inode
+from infinitfs.volume.volume import Volume
+
+_log = logging.getLogger(__name__)
+
+VALID = 3600.0  # seconds that the kernel may keep entries and attributes without asking
+_BLOCK = 4096
+_UNLIMITED = 2**50  # what `df` shows of a storage without a capacity
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _answers(
+    handler: Callable[Concatenate["Operations", P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate["Operations", P], Coroutine[Any, Any, R]]:
+    """Errors of the tree become their errno; anything else is a defect: logged, and EIO."""
+
+    @wraps(handler)
+    async def answer(self: "Operations", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await handler(self, *args, **kwargs)
+        except InfinitfsError as error:
+            raise FUSEError(error.errno) from None
+        except FUSEError:
+            raise
+        except Exception:
+            _log.exception("Unexpected failure in %s.", handler.__name__)
+            raise FUSEError(errno.EIO) from None
+
+    return answer
+
+
+class Operations(pyfuse3.Operations):
+    supports_dot_lookup = True
+    enable_writeback_cache = True
+    enable_acl = False
+
+    def __init__(self, volume: Volume, request: MountRequest) -> None:
+        super().__init__()
+        self.enable_writeback_cache = not request.read_only
+        self._volume = volume
+        self._uid = request.uid
+        self._gid = request.gid
+        self._mask = ~(request.umask or 0)
+
+    def _entry(self, inode: Inode) -> EntryAttributes:
+        entry = EntryAttributes()
+        entry.st_ino = inode.ino
+        entry.generation = 0
+        entry.entry_timeout = entry.attr_timeout = VALID
+        entry.st_mode = inode.mode & (self._mask | ~0o777)
+        entry.st_nlink = inode.nlink
+        entry.st_uid = inode.uid if self._uid is None else self._uid
+        entry.st_gid = inode.gid if self._gid is None else self._gid
+        entry.st_rdev = inode.rdev
+        entry.st_size = inode.size
+        entry.st_blksize = _BLOCK
+        entry.st_blocks = (inode.allocated + 511) // 512
+        entry.st_atime_ns = inode.atime
+        entry.st_mtime_ns = inode.mtime
+        entry.st_ctime_ns = inode.ctime
+        return entry
+
+    def _known(self, inode: Inode) -> EntryAttributes:
+        """The reply that makes an inode known to the kernel."""
+        self._volume.use(inode.ino)
+        return self._entry(inode)
+
+    # --- names ---
+
+    @_answers
+    async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> EntryAttributes:
+        inode = self._volume.lookup(parent_inode, name)
+        if inode is not None:
+            return self._known(inode)
+        absent = EntryAttributes()
+        absent.st_ino = 0
+        absent.entry_timeout = VALID
+        return absent
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        for ino, count in inode_list:
+            try:
+                self._volume.release_use(ino, count)
+            except InfinitfsError as error:
+                _log.error("%s", error)
+
+    @_answers
+    async def readlink(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileNameT:
+        target = self._volume.attributes(inode).target
+        if target is None:
+            raise FUSEError(errno.EINVAL)
+        return target
+
+    @_answers
+    async def mknod(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: pyfuse3.RequestContext
+    ) -> EntryAttributes:
+        return await self._create(parent_inode, name, mode & ~ctx.umask, ctx, rdev=rdev)
+
+    @_answers
+    async def mkdir(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: pyfuse3.RequestContext
+    ) -> EntryAttributes:
+        return await self._create(parent_inode, name, stat.S_IFDIR | (mode & 0o7777 & ~ctx.umask), ctx)
+
+    @_answers
+    async def symlink(
+        self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: pyfuse3.RequestContext
+    ) -> EntryAttributes:
+        if len(target) > 4095:
+            raise NameTooLong(path="the target")
+        return await self._create(parent_inode, name, stat.S_IFLNK | 0o777, ctx, target=target)
+
+    async def _create(
+        self,
+        parent: int,
+        name: bytes,
+        mode: int,
+        ctx: pyfuse3.RequestContext,
+        *,
+        rdev: int = 0,
+        target: bytes | None = None,
+    ) -> EntryAttributes:
+        inode = await self._volume.create(parent, name, mode, ctx.uid, ctx.gid, rdev=rdev, target=target)
+        return self._known(inode)
+
+    @_answers
+    async def link(
+        self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: pyfuse3.RequestContext
+    ) -> EntryAttributes:
+        return self._known(await self._volume.link(inode, new_parent_inode, new_name))
+
+    @_answers
+    async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> None:
+        await self._volume.unlink(parent_inode, name)
+
+    @_answers
+    async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> None:
+        await self._volume.rmdir(parent_inode, name)
+
+    @_answers
+    async def rename(
+        self,
+        parent_inode_old: InodeT,
+        name_old: FileNameT,
+        parent_inode_new: InodeT,
+        name_new: FileNameT,
+        flags: FlagT,
+        ctx: pyfuse3.RequestContext,
+    ) -> None:
+        await self._volume.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
+
+    # --- attributes ---
+
+    @_answers
+    async def getattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> EntryAttributes:
+        return self._entry(self._volume.attributes(inode))
+
+    @_answers
+    async def setattr(
+        self,
+        inode: InodeT,
+        attr: EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: FileHandleT | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> EntryAttributes:
+        changes: dict[str, int] = {}
+        if fields.update_mode:
+            changes["mode"] = attr.st_mode
+        if fields.update_uid:
+            changes["uid"] = attr.st_uid
+        if fields.update_gid:
+            changes["gid"] = attr.st_gid
+        if fields.update_atime:
+            changes["atime"] = attr.st_atime_ns
+        if fields.update_mtime:
+            changes["mtime"] = attr.st_mtime_ns
+        if fields.update_ctime:
+            changes["ctime"] = attr.st_ctime_ns
+        size = attr.st_size if fields.update_size else None
+        return self._entry(await self._volume.set_attributes(inode, size=size, **changes))
+
+    @_answers
+    async def setxattr(self, inode: InodeT, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
+        if len(name) > NAME_MAX:
+            raise FUSEError(errno.ERANGE)
+        await self._volume.set_xattr(inode, name, value)
+
+    @_answers
+    async def getxattr(self, inode: InodeT, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        return self._volume.get_xattr(inode, name)
+
+    @_answers
+    async def listxattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
+        return self._volume.list_xattrs(inode)
+
+    @_answers
+    async def removexattr(self, inode: InodeT, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        await self._volume.remove_xattr(inode, name)
+
+    @_answers
+    async def access(self, inode: InodeT, mode: ModeT, ctx: pyfuse3.RequestContext) -> bool:
+        # The mount option `default_permissions` has the kernel decide; this is asked on behalf of nobody.
+        return True
+
+    @_answers
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        space = self._volume.space()
+        capacity = max(space.capacity or _UNLIMITED, space.stored)
+        reply = pyfuse3.StatvfsData()
+        reply.f_bsize = reply.f_frsize = _BLOCK
+        reply.f_blocks = capacity // _BLOCK
+        reply.f_bfree = reply.f_bavail = (capacity - space.stored) // _BLOCK
+        reply.f_files = 2**32
+        reply.f_ffree = reply.f_favail = 2**32 - space.inodes
+        reply.f_namemax = NAME_MAX
+        return reply
+
+    # --- content ---
+
+    @_answers
+    async def create(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: pyfuse3.RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        mode = stat.S_IFREG | (mode & 0o7777 & ~ctx.umask)
+        inode = await self._volume.create(parent_inode, name, mode, ctx.uid, ctx.gid)
+        self._volume.open(inode.ino)
+        return self._handle(inode.ino), self._known(inode)
+
+    @_answers
+    async def open(self, inode: InodeT, flags: FlagT, ctx: pyfuse3.RequestContext) -> FileInfo:
+        self._volume.open(inode)
+        return self._handle(inode)
+
+    def _handle(self, ino: int) -> FileInfo:
+        """A file's handle is its inode: all that an open file needs is kept there."""
+        return FileInfo(fh=ino, keep_cache=True)
+
+    @_answers
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        return cast(bytes, await self._volume.read(fh, off, size))
+
+    @_answers
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        return await self._volume.write(fh, off, buf)
+
+    @_answers
+    async def flush(self, fh: FileHandleT) -> None:
+        self._volume.check_error(fh)
+
+    @_answers
+    async def release(self, fh: FileHandleT) -> None:
+        self._volume.close(fh)
+
+    @_answers
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        self._volume.check_error(fh)
+        await self._volume.fsync(fh)
+
+    # --- directories ---
+
+    @_answers
+    async def opendir(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileHandleT:
+        self._volume.use(inode)
+        return inode
+
+    @_answers
+    async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        for position, name, inode in self._volume.entries(fh, start_id):
+            if not pyfuse3.readdir_reply(token, name, self._entry(inode), position):
+                break
+            self._volume.use(inode.ino)
+
+    @_answers
+    async def releasedir(self, fh: FileHandleT) -> None:
+        self._volume.release_use(fh)
+
+    @_answers
+    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+        await self._volume.sync()
+
+    def stacktrace(self) -> None:
+        """Asked for by a special attribute of the root; an operator's tool of pyfuse3 that is not offered."""
+
+
+def mount_options(request: MountRequest, name: str) -> set[str]:
+    """The options that the kernel's mount gets."""
+    options = set(pyfuse3.default_options)
+    options |= {f"fsname=infinitfs:{name}", "subtype=infinitfs", "default_permissions", "noatime"}
+    if request.allow_other:
+        options.add("allow_other")
+    if request.read_only:
+        options.add("ro")
+    return options

@@ -1,0 +1,398 @@
+"""A session: one volume, opened; the only place that composes.
+
+Above: `daemon` (with FUSE), `admin` (without). Below: every other package.
+
+The order of opening: the state folder's lock, which the transfer process inherits, so that no orphan of an earlier
+mount ever races this one; the transfer process; the descriptor; the local database, made from the storage where there
+is none, caught up where there is; the staged packs; the claim. The order of closing: everything drained or kept, the
+release, the background, the database, the transfer process, the lock.
+Invariant: the volume is yielded only when it is usable: local state agrees with the storage and, if it may be
+written, this state folder is its owner by a claim that the storage acknowledged.
+"""
+
+import base64
+import fcntl
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import trio
+
+from infinitfs.block.cutting import ContentCutter, Cutter, FixedCutter
+from infinitfs.block.pack import object_key as pack_key
+from infinitfs.block.pack import seal_index
+from infinitfs.block.reader import BlockReader
+from infinitfs.block.staging import Staging
+from infinitfs.block.writer import BlockWriter
+from infinitfs.config.model import StorageRecord, UserRecord, VolumeRecord
+from infinitfs.config.paths import Paths, make_private
+from infinitfs.config.store import Store
+from infinitfs.errors import DamagedRecord, NotDrained, StateLocked, StorageUnreachable
+from infinitfs.keys.identity import Identity
+from infinitfs.mount.request import MountRequest
+from infinitfs.storage.account import Account
+from infinitfs.transfer.cache import PackCache, open_cache
+from infinitfs.transfer.client import TransferClient, open_transfer
+from infinitfs.transfer.protocol import Open
+from infinitfs.volume.blocks import Blocks
+from infinitfs.volume.checkpoint import Checkpointer
+from infinitfs.volume.clock import Clock
+from infinitfs.volume.collector import Collector
+from infinitfs.volume.database import Database
+from infinitfs.volume.descriptor import OpenedVolume, Parameters, open_descriptor
+from infinitfs.volume.journal import Kind, Owner
+from infinitfs.volume.namespace import Namespace
+from infinitfs.volume.opening import Opening
+from infinitfs.volume.publisher import Publisher
+from infinitfs.volume.volume import Volume
+from infinitfs.volume.writeback import WriteBack
+
+DEADLINE = 30.0  # seconds one request is tried before the storage counts as unreachable
+GIVE_UP = 20.0  # seconds of trouble after which a drain that somebody waits for gives up
+_THREADS = 8
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """What a mount says of itself; sizes and rates in bytes, `last_stored` in RFC 3339."""
+
+    volume: str
+    volume_id: str
+    mountpoint: str
+    state: str
+    backlog_bytes: int
+    backlog_packs: int
+    backlog_records: int
+    last_stored: str | None
+    position: int
+    cache_bytes: int
+    cache_limit: int
+    cache_hits: int
+    cache_misses: int
+    uploaded_bytes: int
+    downloaded_bytes: int
+    errors: int
+    trouble: str | None
+    pid: int
+
+
+class Session:
+    """An open volume and what `status` reports of it."""
+
+    def __init__(
+        self,
+        *,
+        request: MountRequest,
+        opened: OpenedVolume,
+        volume: Volume,
+        staging: Staging,
+        cache: PackCache,
+        transfer: TransferClient,
+    ) -> None:
+        self.volume = volume
+        self._request = request
+        self._opened = opened
+        self._staging = staging
+        self._cache = cache
+        self._transfer = transfer
+        self.draining = False
+
+    def status(self) -> Status:
+        publisher = self.volume.publisher
+        stats = self._transfer.stats
+        return Status(
+            volume=self._request.volume,
+            volume_id=self._opened.volume_id.hex(),
+            mountpoint=self._request.directory,
+            state=self._state(),
+            backlog_bytes=self.volume.backlog,
+            backlog_packs=self._staging.packs,
+            backlog_records=publisher.pending_records,
+            last_stored=publisher.last_stored,
+            position=publisher.position,
+            cache_bytes=self._cache.used,
+            cache_limit=self._cache.limit,
+            cache_hits=self._cache.hits,
+            cache_misses=self._cache.misses,
+            uploaded_bytes=stats.uploaded,
+            downloaded_bytes=stats.downloaded,
+            errors=stats.errors,
+            trouble=str(publisher.trouble) if publisher.trouble else None,
+            pid=os.getpid(),
+        )
+
+    def _state(self) -> str:
+        publisher = self.volume.publisher
+        if publisher.fenced is not None or self._request.read_only:
+            return "read-only"
+        if self.draining:
+            return "draining"
+        return "offline" if publisher.trouble is not None else "ready"
+
+    async def drain(self, *, patience: float = GIVE_UP) -> None:
+        """Everything is in the storage when this returns.
+
+        Raises NotDrained once the storage has taken nothing for `patience` seconds, Fenced; what is left is durable
+        here.
+        """
+        self.draining = True
+        await self.volume.settle()
+        publisher = self.volume.publisher
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery(strict_exception_groups=False) as nursery:
+                nursery.start_soon(_watch, publisher, patience, scope)
+                await publisher.publish_all()
+                nursery.cancel_scope.cancel()
+        if scope.cancelled_caught:
+            raise NotDrained(bytes=f"{self.volume.backlog:,} bytes", reason=str(publisher.trouble))
+
+
+async def _watch(publisher: Publisher, patience: float, scope: trio.CancelScope) -> None:
+    """Cancel `scope` once trouble has lasted `patience` seconds without anything getting through."""
+    since = None
+    while True:
+        if publisher.trouble is None:
+            since = None
+        elif since is None:
+            since = trio.current_time()
+        elif trio.current_time() - since >= patience:
+            scope.cancel()
+        await trio.sleep(0.2)
+
+
+class Folders:
+    """The folders of one volume on this machine."""
+
+    def __init__(self, paths: Paths, volume_id: str, cache: str) -> None:
+        self.state = paths.volume_state(volume_id)
+        self.staging = make_private(self.state / "staging")
+        self.checkpoint = make_private(self.state / "checkpoint")
+        self.database = self.state / "volume.db"
+        self.lock = self.state / "lock"
+        self.state_id = self.state / "state-id"
+        self.cache = make_private(Path(cache) / volume_id) if cache else paths.volume_cache(volume_id)
+
+
+def take_lock(folders: Folders, name: str) -> int:
+    """The state folder's lock, as a descriptor that holds it until its last copy is closed. Raises StateLocked."""
+    descriptor = os.open(folders.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(descriptor)
+        raise StateLocked(volume=name, pid=holder) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def _own_state(folders: Folders) -> str:
+    """This state folder's name among owners: random, made once."""
+    if not folders.state_id.exists():
+        fresh = folders.state_id.with_suffix(".new")
+        fresh.write_text(secrets.token_hex(16))
+        fresh.rename(folders.state_id)
+    return folders.state_id.read_text()
+
+
+def open_record(record: VolumeRecord, identity: Identity) -> OpenedVolume:
+    """The volume that a record's own copy of the descriptor describes. Raises NotMember, DamagedRecord."""
+    try:
+        data = base64.b64decode(record.descriptor, validate=True)
+    except ValueError:
+        raise DamagedRecord(path=f"volumes/{record.name}.json", reason="its descriptor is not base64") from None
+    return open_descriptor(
+        data, identity, key=None, user_name=record.user, expected_volume=bytes.fromhex(record.volume)
+    )
+
+
+def make_cutter(opened: OpenedVolume) -> Cutter:
+    parameters: Parameters = opened.parameters
+    if parameters.cutting == "fixed":
+        return FixedCutter(parameters.target)
+    return ContentCutter(
+        opened.ring.gear(), parameters.minimum, parameters.target, parameters.maximum, parameters.zeros
+    )
+
+
+@asynccontextmanager
+async def open_session(
+    paths: Paths, request: MountRequest, identity: Identity, account: Account | None
+) -> AsyncIterator[Session]:
+    """The volume that `request` names, open; closed with what could not be sent kept for the next time.
+
+    Raises RecordNotFound, NotMember, StateLocked, VolumeOwned, Fenced, StorageUnreachable, AccessDenied, and
+    IntegrityError by name.
+    """
+    store = Store(paths)
+    record = store.volumes.get(request.volume)
+    storage = store.storages.get(record.storage)
+    user = store.users.get(record.user)
+    opened = open_record(record, identity)
+    folders = Folders(paths, record.volume, request.cache_dir)
+    async with AsyncExitStack() as stack:
+        lock = take_lock(folders, record.name)
+        stack.callback(os.close, lock)
+        transfer = await stack.enter_async_context(open_transfer(_opening(request, storage, account), inherit=[lock]))
+        session = await stack.enter_async_context(_compose(request, user, storage, opened, identity, folders, transfer))
+        yield session
+
+
+def _opening(request: MountRequest, storage: StorageRecord, account: Account | None) -> Open:
+    return Open(
+        record=storage,
+        account=account,
+        connections=request.connections,
+        upload_limit=request.upload_limit or None,
+        download_limit=request.download_limit or None,
+        deadline=DEADLINE,
+    )
+
+
+@asynccontextmanager
+async def _compose(
+    request: MountRequest,
+    user: UserRecord,
+    storage: StorageRecord,
+    opened: OpenedVolume,
+    identity: Identity,
+    folders: Folders,
+    transfer: TransferClient,
+) -> AsyncIterator[Session]:
+    ring, clock, limiter = opened.ring, Clock(), trio.CapacityLimiter(_THREADS)
+    volume_id = opened.volume_id.hex()
+    state = _own_state(folders)
+    opening = Opening(
+        name=request.volume,
+        path=folders.database,
+        ring=ring,
+        members=opened.member,
+        transfer=transfer,
+        folder=folders.checkpoint,
+        limiter=limiter,
+    )
+    database, history, _ = await opening.open(state)
+    async with AsyncExitStack() as stack:
+        stack.callback(database.close)
+        writable = not request.read_only
+        claim = writable and opening.needs_claim(history, state, take_over=request.take_over)
+        namespace, blocks = Namespace(database), Blocks(database)
+        _load(database, namespace, blocks)
+        staging = Staging(
+            folders.staging, lambda: secrets.token_hex(16), partial(seal_index, ring), trio.CapacityLimiter(1)
+        )
+        stack.callback(staging.close)
+        cache = await stack.enter_async_context(
+            open_cache(folders.cache, request.cache_size, transfer, partial(pack_key, volume_id))
+        )
+        flush_lock = trio.Lock()
+        owner = Owner(state, user.name, socket.gethostname(), request.directory or "no folder", clock.timestamp())
+        publisher = Publisher(
+            name=request.volume,
+            database=database,
+            blocks=blocks,
+            staging=staging,
+            cache=cache,
+            ring=ring,
+            identity=identity,
+            owner=owner,
+            history=history,
+            transfer=transfer,
+            clock=clock,
+            flush_lock=flush_lock,
+            limiter=limiter,
+        )
+        checkpointer = Checkpointer(
+            database=database,
+            ring=ring,
+            identity=identity,
+            members=opened.member,
+            history=history,
+            transfer=transfer,
+            folder=folders.checkpoint,
+            random=secrets.token_bytes,
+            limiter=limiter,
+        )
+        publisher.at_cut = checkpointer.at_cut
+        publisher.at_acknowledged = checkpointer.at_acknowledged
+        volume = Volume(
+            database=database,
+            namespace=namespace,
+            blocks=blocks,
+            reader=BlockReader(ring, staging, cache, request.memory, limiter),
+            write_back=WriteBack(
+                namespace=namespace,
+                blocks=blocks,
+                writer=BlockWriter(ring, make_cutter(opened), blocks, staging, limiter),
+                publisher=publisher,
+                pack_size=opened.parameters.pack,
+                lock=flush_lock,
+            ),
+            publisher=publisher,
+            checkpointer=checkpointer,
+            collector=Collector(
+                volume=volume_id,
+                database=database,
+                blocks=blocks,
+                publisher=publisher,
+                transfer=transfer,
+                cache=cache,
+                flush_lock=flush_lock,
+            ),
+            clock=clock,
+            writable=writable,
+            capacity=storage.capacity,
+            kernel_times=bool(request.directory),
+            remote_fsync=request.fsync == "remote",
+        )
+        if writable:
+            await _recover(staging, blocks, publisher, limiter)
+        session = Session(
+            request=request, opened=opened, volume=volume, staging=staging, cache=cache, transfer=transfer
+        )
+        async with volume.running():
+            if claim:
+                await _claim(publisher)
+            if writable:
+                volume.take_charge(os.getuid(), os.getgid())
+            yield session
+            await volume.settle()
+            if writable and publisher.fenced is None and not publisher.unsent and publisher.trouble is None:
+                await _release(publisher)
+
+
+async def _claim(publisher: Publisher) -> None:
+    with trio.move_on_after(DEADLINE):
+        return await publisher.wait_for(await publisher.announce(Kind.CLAIM))
+    publisher.check()
+    raise StorageUnreachable(storage="The storage", reason=f"no answer within {DEADLINE:.0f} s")
+
+
+async def _release(publisher: Publisher) -> None:
+    """Give the volume up. Without an answer in time it stays ours: the next mount here goes on as its owner."""
+    with trio.move_on_after(GIVE_UP):
+        await publisher.wait_for(await publisher.announce(Kind.RELEASE))
+
+
+def _load(database: Database, namespace: Namespace, blocks: Blocks) -> None:
+    def before_commit() -> None:
+        namespace.write_counters()
+        blocks.write_counters()
+
+    database.before_commit = before_commit
+    namespace.load()
+    blocks.load()
+
+
+async def _recover(staging: Staging, blocks: Blocks, publisher: Publisher, limiter: trio.CapacityLimiter) -> None:
+    """Take over what a killed process left staged; a pack that it had open is closed as it is."""
+    known = blocks.unfinished()
+    left_open = await trio.to_thread.run_sync(staging.recover, known, limiter=limiter)
+    for name in left_open:
+        staging.reopen(name, known[name][1])
+        await publisher.close_pack()

@@ -1,0 +1,272 @@
+"""A storage in a folder of an S3 bucket.
+
+Above: the decorators and `transfer/`. Below: boto3's core, one client, its calls in threads.
+Invariant: a call is one request and is never repeated in here (boto3's own retries are off: they would hide
+that a create-only PUT answered by 412 may have met its own success; `retry` knows). Reading a body belongs
+to its GET.
+
+The one answer botocore follows by itself is that the bucket is in another region.
+A cancelled call returns at once and its thread ends by itself: a cancelled `put` may still be applied.
+"""
+
+import os
+from collections.abc import AsyncGenerator, Callable
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import trio
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.handlers import add_expect_header
+from urllib3.exceptions import HTTPError
+
+from infinitfs.config.model import S3StorageRecord
+from infinitfs.errors import (
+    BucketNotFound,
+    DamagedObject,
+    InfinitfsError,
+    ObjectExists,
+    ObjectNotFound,
+    StorageFailed,
+    UsageError,
+)
+from infinitfs.storage.account import Account, session
+from infinitfs.storage.base import Buffer, ObjectInfo, Storage
+from infinitfs.storage.naming import check_key, check_prefix, is_key
+from infinitfs.storage.s3_errors import bucket_region, explain
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, ListObjectsV2OutputTypeDef
+
+_CONNECT_TIMEOUT = 10  # seconds
+_READ_TIMEOUT = 30  # seconds without a byte
+_CLASSED = "/packs/"
+
+T = TypeVar("T")
+
+
+def custom_endpoint(record: S3StorageRecord) -> str:
+    """The URL of a service other than AWS's own that the record or the environment names, else empty."""
+    environment = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return record.endpoint or environment or ""
+
+
+def open_client(record: S3StorageRecord, account: Account, connections: int) -> "S3Client":
+    """A client for the storage's endpoint. Blocking, 0.2 s. Raises botocore's errors and ValueError."""
+    client = session(account).create_client(
+        "s3",
+        region_name=record.region,
+        endpoint_url=custom_endpoint(record) or None,
+        config=Config(
+            max_pool_connections=connections,
+            parameter_validation=False,
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            connect_timeout=_CONNECT_TIMEOUT,
+            read_timeout=_READ_TIMEOUT,
+            tcp_keepalive=True,
+            retries={"mode": "standard", "total_max_attempts": 1},
+            s3={
+                "payload_signing_enabled": False,
+                "addressing_style": "path" if custom_endpoint(record) else "auto",
+            },
+        ),
+    )
+    # `Expect: 100-continue` costs every PUT another round trip.
+    client.meta.events.unregister("before-call.s3", add_expect_header)
+    return cast("S3Client", client)
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """What a bucket says of itself; what it does not tell these credentials is empty or False."""
+
+    region: str
+    versioned: bool
+    locked: bool
+
+
+class S3Storage(Storage):
+    """The folder `record.path` of a bucket. `connections` bounds the requests in flight.
+
+    `record.storage_class` applies to packs (keys with `/packs/` in them) only: journal, checkpoints and
+    descriptors are small, soon replaced and read at every mount, which is what cheaper classes charge for.
+    Where `record.conditional` is False the service ignores `If-None-Match`, and `create` is a look before
+    the PUT, not atomic.
+    """
+
+    def __init__(self, record: S3StorageRecord, account: Account, *, connections: int = 32) -> None:
+        self.name = f"s3://{record.bucket}/{record.path}".rstrip("/")
+        self._record = record
+        self._folder = f"{record.path}/" if record.path else ""
+        self._endpoint = record.endpoint or "AWS"
+        self._limiter = trio.CapacityLimiter(connections)
+        try:
+            self._client = open_client(record, account, connections)
+        except ValueError as error:  # botocore's for a malformed region or URL, too
+            reason = str(error).rstrip(".")
+            problem = f'There is no way to "{self.name}" with this --region and --endpoint ({reason}).'
+            raise UsageError(problem=problem) from error
+        except BotoCoreError as error:
+            raise self._explain(error, "open", "") from error
+        self._endpoint = self._client.meta.endpoint_url
+
+    async def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        check_key(key)
+        if length == 0:
+            await self._check_end(key, start)
+            return b""
+        ranged: dict[str, Any] = {}
+        if start or length is not None:
+            ranged["Range"] = f"bytes={start}-{'' if length is None else start + length - 1}"
+
+        def read() -> bytes:
+            try:
+                answer = self._client.get_object(Bucket=self._record.bucket, Key=self._folder + key, **ranged)
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") in ("InvalidRange", "416"):
+                    raise _PastEnd from error
+                raise
+            with closing(answer["Body"]) as body:
+                return self._cut(key, answer, body.read(), start, length)
+
+        try:
+            return await self._run(f'read "{key}"', key, read)
+        except _PastEnd:
+            await self._check_end(key, start + (length or 0))
+            return b""
+
+    async def put(self, key: str, data: Buffer, *, create: bool = False) -> None:
+        check_key(key)
+        extra: dict[str, Any] = {}
+        if self._record.storage_class and _CLASSED in f"/{key}":
+            extra["StorageClass"] = self._record.storage_class
+        if create and self._record.conditional:
+            extra["IfNoneMatch"] = "*"
+        elif create:
+            await self._check_absent(key)
+
+        def write() -> None:
+            body = bytes(data)  # botocore knows no memoryview; of bytes this is no copy
+            self._client.put_object(Bucket=self._record.bucket, Key=self._folder + key, Body=body, **extra)
+
+        await self._run(f'write "{key}"', key, write)
+
+    async def size(self, key: str) -> int:
+        check_key(key)
+
+        def measure() -> int:
+            answer = self._client.head_object(Bucket=self._record.bucket, Key=self._folder + key)
+            return answer["ContentLength"]
+
+        return await self._run(f'read "{key}"', key, measure)
+
+    async def delete(self, key: str) -> None:
+        check_key(key)
+
+        def remove() -> None:
+            self._client.delete_object(Bucket=self._record.bucket, Key=self._folder + key)
+
+        try:
+            await self._run(f'delete "{key}"', key, remove)
+        except ObjectNotFound:  # AWS answers 204, some others 404
+            return
+
+    async def list(self, prefix: str) -> AsyncGenerator[ObjectInfo, None]:
+        check_prefix(prefix)
+        page: dict[str, Any] = {"Bucket": self._record.bucket, "Prefix": self._folder + prefix}
+        while True:
+            answer = await self._run(f'list "{prefix}"', "", partial(self._list_page, page))
+            for found in answer.get("Contents", ()):
+                key = found["Key"].removeprefix(self._folder)
+                if is_key(key):  # not the marker of a folder that a web console made
+                    yield ObjectInfo(key, found["Size"])
+            if not answer.get("IsTruncated"):
+                return
+            page["ContinuationToken"] = answer["NextContinuationToken"]
+
+    async def describe(self) -> Bucket:
+        """The bucket. Raises BucketNotFound and what else keeps the service from answering."""
+
+        def look() -> Bucket:
+            name = self._record.bucket
+            try:
+                region = self._client.head_bucket(Bucket=name).get("BucketRegion", "")
+            except ClientError as error:
+                if error.response["Error"].get("Code") == "404":
+                    raise BucketNotFound(bucket=name, endpoint=self._endpoint) from error
+                region = bucket_region(error)
+                if not region and error.response["Error"].get("Code") != "403":
+                    raise
+            versioned = locked = False
+            with suppress(ClientError):
+                versioned = self._client.get_bucket_versioning(Bucket=name).get("Status") == "Enabled"
+            with suppress(ClientError):
+                found = self._client.get_object_lock_configuration(Bucket=name)["ObjectLockConfiguration"]
+                locked = found.get("ObjectLockEnabled") == "Enabled"
+            return Bucket(region=region, versioned=versioned, locked=locked)
+
+        return await self._run("find the bucket", "", look)
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self._client.close()
+
+    def _list_page(self, page: dict[str, Any]) -> "ListObjectsV2OutputTypeDef":
+        return self._client.list_objects_v2(**page)
+
+    async def _check_end(self, key: str, end: int) -> None:
+        """Raise DamagedObject where an object ends before `end`."""
+        size = await self.size(key)
+        if size < end:
+            raise DamagedObject(key=key, reason=f"it ends at byte {size}")
+
+    async def _check_absent(self, key: str) -> None:
+        try:
+            await self.size(key)
+        except ObjectNotFound:
+            return
+        raise ObjectExists(key=key, storage=self.name)
+
+    def _cut(self, key: str, answer: "GetObjectOutputTypeDef", body: bytes, start: int, length: int | None) -> bytes:
+        """What was asked for, out of the answer to it."""
+        total = answer.get("ContentRange", "").rpartition("/")[2]
+        if not total:  # no partial answer: the object from its beginning, whatever was asked
+            total, body = str(len(body)), body[start : None if length is None else start + length]
+        wanted = int(total) - start if length is None else length
+        if start + wanted > int(total):
+            raise DamagedObject(key=key, reason=f"it ends at byte {total}")
+        if len(body) != wanted:
+            reason = f"{len(body)} bytes came instead of {wanted}"
+            raise StorageFailed(storage=self.name, action=f'read "{key}"', reason=reason)
+        return body
+
+    async def _run(self, action: str, key: str, function: Callable[[], T]) -> T:
+        """Run `function` in a thread; what it raises becomes an error of the tree."""
+
+        def guarded() -> T:
+            try:
+                return function()
+            except (BotoCoreError, ClientError, HTTPError, OSError, ValueError) as error:
+                raise self._explain(error, action, key) from error
+
+        return await trio.to_thread.run_sync(guarded, limiter=self._limiter, abandon_on_cancel=True)
+
+    def _explain(self, error: Exception, action: str, key: str) -> InfinitfsError:
+        record = self._record
+        return explain(
+            error,
+            storage=self.name,
+            action=action,
+            bucket=record.bucket,
+            region=record.region,
+            endpoint=self._endpoint,
+            key=key,
+        )
+
+
+class _PastEnd(Exception):
+    """A range that begins at or after the object's end."""

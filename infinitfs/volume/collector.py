@@ -1,0 +1,77 @@
+"""Giving space back: packs in which no block is referred to any more.
+
+Above: `volume.Volume`. Below: `database`, `publisher`, `transfer`.
+Invariant: a DELETE is sent only for packs whose condemn record the storage has acknowledged, and a pack is forgotten
+only after its DELETE; both are records of the journal, so whoever owns the volume next goes on where this one
+stopped. From the condemn step on nobody deduplicates against the pack: its blocks are gone from the index.
+"""
+
+from typing import NamedTuple
+
+import trio
+
+from infinitfs.block.pack import object_key as pack_key
+from infinitfs.transfer.base import Transfer
+from infinitfs.transfer.cache import PackCache
+from infinitfs.volume.blocks import Blocks
+from infinitfs.volume.database import Database
+from infinitfs.volume.publisher import Publisher
+
+
+class Freed(NamedTuple):
+    """How many packs were deleted, and their bytes."""
+
+    packs: int
+    bytes: int
+
+
+class Collector:
+    def __init__(
+        self,
+        *,
+        volume: str,
+        database: Database,
+        blocks: Blocks,
+        publisher: Publisher,
+        transfer: Transfer,
+        cache: PackCache,
+        flush_lock: trio.Lock,
+    ) -> None:
+        self._volume = volume
+        self._database = database
+        self._blocks = blocks
+        self._publisher = publisher
+        self._transfer = transfer
+        self._cache = cache
+        self._flush_lock = flush_lock
+        self._running = trio.Lock()
+
+    async def collect(self) -> Freed:
+        """Free every pack that is dead now, also those an earlier run condemned."""
+        connection = self._database.connection
+        async with self._running:
+            await self._publisher.publish_all()
+            # A flush between finding a block and referring to it holds this lock.
+            async with self._flush_lock:
+                dead = self._database.rows(
+                    "SELECT pack FROM packs WHERE live = 0 AND size > 0 AND condemned IS NULL"
+                    " AND name NOT IN (SELECT pack FROM staged)"
+                )
+                if dead:
+                    self._database.begin()
+                for (pack,) in dead:
+                    connection.execute("UPDATE packs SET condemned = ? WHERE pack = ?", (self._database.position, pack))
+                    connection.execute("DELETE FROM blocks WHERE pack = ?", (pack,))
+            await self._publisher.publish_all()
+            freed = Freed(0, 0)
+            for pack, name, size in self._database.rows(
+                "SELECT pack, name, size FROM packs WHERE condemned <= ?", (self._publisher.position,)
+            ):
+                await self._transfer.delete(pack_key(self._volume, bytes(name).hex()))
+                await self._cache.discard(bytes(name).hex())
+                self._database.begin()
+                connection.execute("DELETE FROM packs WHERE pack = ?", (pack,))
+                self._blocks.stored -= size
+                freed = Freed(freed.packs + 1, freed.bytes + size)
+            await self._publisher.publish_all()
+            return freed

@@ -1,0 +1,254 @@
+"""The local database: one encrypted SQLite file with a write-ahead log, its transactions and their durability.
+
+Above: `namespace`, `blocks`, `journal` run statements on `connection`; `flush` and fsync call `sync`. Below: APSW with
+SQLite3 Multiple Ciphers, and one descriptor of the log.
+
+Invariants.
+- Every change of a journaled table happens between `begin` and `commit`; the commit's last statement puts the
+  changeset of all of them into `outbox`, so what is not in the journal is always in the database.
+- Statements run on the event loop and never wait for a disk: `synchronous=NORMAL` without automatic checkpoints writes
+  the log and nothing else. `sync` makes commits durable with an fdatasync in a thread, one for all who wait;
+  `relieve` copies the log into the main file in a thread, over a second connection.
+- An fsync that failed is never tried again (Linux drops the pages that could not be written): the database is `failed`.
+- The main file is never opened but through SQLite: closing any other descriptor of it would drop SQLite's POSIX locks
+  (https://www.sqlite.org/howtocorrupt.html, section 2.2). The log holds no lock.
+
+What breaks if you await inside a transaction: nothing is lost, but the commit timer may end it there, so a caller that
+must be atomic does not await between its statements.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import apsw
+import trio
+
+from infinitfs.errors import DamagedRecord, IntegrityError, LocalDiskFailed, NoSpace
+from infinitfs.volume.schema import JOURNALED, PAGE_SIZE, SCHEMA
+
+Parameter = int | bytes | str | None
+
+LOG_LIMIT = 16 * 2**20  # bytes of log after which it is copied into the main file
+
+
+class Database:
+    """The database at `path`, sealed with the 32-byte `key`."""
+
+    def __init__(self, path: Path, key: bytes, limiter: trio.CapacityLimiter) -> None:
+        self.path = path
+        self._key = key
+        self._limiter = limiter
+        self.connection = self.connect()
+        self.failed: LocalDiskFailed | None = None
+        self.position = 0
+        """The journal position that the record to come will have; set by who opens the journal."""
+        self.before_commit: Callable[[], None] = lambda: None
+        """Called inside every transaction before it ends, to write out what was gathered in memory."""
+        self.in_transaction = False
+        self._session: apsw.Session | None = None
+        self._commits = 0
+        self._synced = 0
+        self._syncing: trio.Event | None = None
+        self._relieving = False
+        self.resting: trio.Event | None = None
+        """Set while writers pause for the log to restart."""
+        self.changed = trio.Event()
+        """Fires at the next `begin`, for the commit timer."""
+        self._log = -1
+        self._log_pages = 0
+        self._relieve_at = LOG_LIMIT // PAGE_SIZE
+
+    def connect(self) -> apsw.Connection:
+        """One more connection to the same file, for a checkpoint in a thread."""
+        connection = apsw.Connection(str(self.path), statementcachesize=256)
+        connection.pragma("key", f"raw:{self._key.hex()}")
+        try:
+            connection.pragma("page_size", PAGE_SIZE)
+            connection.pragma("journal_mode", "wal")
+        except (apsw.NotADBError, apsw.CorruptError) as error:
+            raise DamagedRecord(path=str(self.path), reason=f"the local database does not open: {error}") from None
+        connection.pragma("synchronous", "normal")
+        connection.pragma("wal_autocheckpoint", 0)
+        connection.pragma("cache_size", -32 * 1024)
+        connection.pragma("temp_store", "memory")
+        return connection
+
+    def create(self) -> None:
+        """Lay the tables out in an empty database."""
+        self.connection.execute("BEGIN IMMEDIATE;" + SCHEMA + "COMMIT")
+        self.open_log()
+
+    def open_log(self) -> None:
+        """Take hold of the log's descriptor, for as long as the connection lives."""
+        self.connection.execute("BEGIN IMMEDIATE; UPDATE local SET value = value WHERE name = ''; COMMIT")
+        self.connection.set_wal_hook(self._logged)
+        if self._log < 0:
+            self._log = os.open(f"{self.path}-wal", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    # --- transactions ---
+
+    def begin(self, *, journaled: bool = True) -> None:
+        """Start a transaction where none is open. Raises LocalDiskFailed once a sync has failed.
+
+        Without `journaled` its changes came from the journal and do not go there again.
+        """
+        if self.in_transaction:
+            return
+        if self.failed is not None:
+            raise self.failed
+        self.connection.execute("BEGIN IMMEDIATE")
+        if journaled:
+            self._session = apsw.Session(self.connection, "main")
+            for table in JOURNALED:
+                self._session.attach(table)
+        self.in_transaction = True
+        self.changed.set()
+        self.changed = trio.Event()
+
+    def apply(self, changesets: Iterable[bytes]) -> None:
+        """Changes of the journal, as a transaction that the caller commits. Raises IntegrityError, rolled back."""
+        self.begin(journaled=False)
+        try:
+            for changeset in changesets:
+                apsw.Changeset.apply(changeset, self.connection)
+        except apsw.Error as error:
+            self._roll_back()
+            raise IntegrityError(problem=f"A change of the journal does not fit the volume: {error}.") from None
+
+    def commit(self) -> None:
+        """End the open transaction, its changeset into `outbox`; nothing without one."""
+        if not self.in_transaction:
+            return
+        try:
+            if self._session is not None:
+                self.before_commit()
+                changeset = self._session.changeset()
+                self._session.close()
+                self._session = None
+                if changeset:
+                    self.connection.execute(
+                        "INSERT INTO outbox (position, changeset) VALUES (?, ?)", (self.position, changeset)
+                    )
+            self.connection.execute("COMMIT")
+        except apsw.FullError:
+            self._roll_back()
+            raise NoSpace(what=str(self.path), remedy="free space on this machine's disk") from None
+        except apsw.IOError as error:
+            self._roll_back()
+            self.failed = LocalDiskFailed(path=str(self.path), reason=str(error))
+            raise self.failed from None
+        self.in_transaction = False
+        self._commits += 1
+
+    def _roll_back(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+        self.in_transaction = False
+
+    # --- statements ---
+
+    def rows(self, sql: str, parameters: Sequence[Parameter] = ()) -> list[Any]:
+        """Every row of a statement."""
+        return self.connection.execute(sql, parameters).fetchall()
+
+    def row(self, sql: str, parameters: Sequence[Parameter] = ()) -> Any:
+        """The first row of a statement, None without one."""
+        return self.connection.execute(sql, parameters).fetchone()
+
+    def value(self, sql: str, parameters: Sequence[Parameter] = ()) -> int:
+        """The number that a statement gives, 0 where it gives none."""
+        row = self.row(sql, parameters)
+        return int(row[0]) if row and row[0] is not None else 0
+
+    def get_local(self, name: str) -> bytes | None:
+        row = self.row("SELECT value FROM local WHERE name = ?", (name,))
+        return bytes(row[0]) if row else None
+
+    def set_local(self, name: str, value: bytes) -> None:
+        self.begin()
+        self.connection.execute("INSERT OR REPLACE INTO local VALUES (?, ?)", (name, value))
+
+    # --- durability ---
+
+    @property
+    def unsynced(self) -> bool:
+        return self.in_transaction or self._synced < self._commits
+
+    async def sync(self) -> None:
+        """Commit, and return once every commit until now is on the disk. Raises LocalDiskFailed."""
+        self.commit()
+        target = self._commits
+        while self._synced < target:
+            if self.failed is not None:
+                raise self.failed
+            if self._syncing is not None:
+                await self._syncing.wait()
+                continue
+            self._syncing = trio.Event()
+            mark = self._commits
+            try:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(os.fdatasync, self._log, limiter=self._limiter)
+                self._synced = max(self._synced, mark)
+            except OSError as error:
+                self.failed = LocalDiskFailed(path=f"{self.path}-wal", reason=os.strerror(error.errno or 0))
+            finally:
+                self._syncing.set()
+                self._syncing = None
+
+    @property
+    def log_is_long(self) -> bool:
+        return self._log_pages >= self._relieve_at and not self._relieving
+
+    def _logged(self, connection: apsw.Connection, name: str, pages: int) -> int:
+        """SQLite's word after a commit: how many pages the log holds. Fewer than before: it started over."""
+        if pages < self._log_pages:
+            self._relieve_at = LOG_LIMIT // PAGE_SIZE
+        self._log_pages = pages
+        return apsw.SQLITE_OK
+
+    async def relieve(self) -> None:
+        """Copy the log into the main file, so that it starts again from its beginning and stays short.
+
+        A first pass runs beside the writers; when little is left, writers pause for a second one: with the whole log
+        copied and no reader on it, SQLite's next commit starts the log over.
+        """
+        if self._relieving:
+            return
+        self._relieving = True
+        connection = None
+        try:
+            connection = await trio.to_thread.run_sync(self.connect, limiter=self._limiter)
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(_checkpoint, connection, limiter=self._limiter)
+                self.resting = trio.Event()
+                self.commit()
+                await trio.to_thread.run_sync(_checkpoint, connection, limiter=self._limiter)
+        except apsw.Error as error:
+            self.failed = LocalDiskFailed(path=str(self.path), reason=str(error))
+        finally:
+            self._relieving = False
+            self._relieve_at = max(LOG_LIMIT // PAGE_SIZE, self._log_pages * 2)  # a reader may keep it from restarting
+            if self.resting is not None:
+                self.resting.set()
+                self.resting = None
+            if connection is not None:
+                connection.close()
+
+    def close(self) -> None:
+        """Commit and close; the log is copied and removed by SQLite."""
+        if self.failed is None:
+            self.commit()
+        if self._log >= 0:
+            os.close(self._log)
+            self._log = -1
+        self.connection.close()
+
+
+def _checkpoint(connection: apsw.Connection) -> None:
+    connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)

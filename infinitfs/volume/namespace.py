@@ -1,0 +1,353 @@
+"""Inodes, dirents and attributes: the tree of a volume.
+
+Above: `volume.Volume`. Below: `database`. Every method is one synchronous change of the tables: statements on the
+event loop, no await, inside the transaction that `Database.begin` opens.
+Invariant: after each method link counts, directory times and dirents agree as POSIX.1-2017 states them. An inode
+without links stays until `remove`; `unlinked` lists those that a crash left behind.
+"""
+
+import stat
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from infinitfs.errors import (
+    DirectoryNotEmpty,
+    EntryExists,
+    InvalidOperation,
+    IsADirectory,
+    NameTooLong,
+    NoAttribute,
+    NoSuchEntry,
+    NotADirectory,
+    NotPermitted,
+)
+from infinitfs.volume.database import Database
+
+ROOT = 1
+NAME_MAX = 255
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+
+
+class Inode(NamedTuple):
+    """A row of `inodes`. `size` and `allocated` in bytes, times in nanoseconds; `parent` of a directory."""
+
+    ino: int
+    mode: int
+    uid: int
+    gid: int
+    nlink: int
+    size: int
+    allocated: int
+    rdev: int
+    atime: int
+    mtime: int
+    ctime: int
+    created: int
+    parent: int
+    target: bytes | None
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+
+_COLUMNS = ", ".join(Inode._fields)
+_JOINED = ", ".join(f"inodes.{field}" for field in Inode._fields)
+
+
+class Namespace:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._connection = database.connection
+        self._next = 0
+        self._written = 0
+        self.inodes = 0
+        """How many inodes there are, for `statfs`."""
+
+    # --- life ---
+
+    def create_root(self, uid: int, gid: int, now: int) -> None:
+        self._database.begin()
+        self._connection.execute("INSERT INTO numbers VALUES ('next', ?)", (ROOT + 1,))
+        self._insert(Inode(ROOT, stat.S_IFDIR | 0o755, uid, gid, 2, 0, 0, 0, now, now, now, now, ROOT, None))
+        self.load()
+
+    def load(self) -> None:
+        """Read the counters; again after rows were applied from elsewhere."""
+        self._next = self._written = self._database.value("SELECT value FROM numbers WHERE name = 'next'")
+        self.inodes = self._database.value("SELECT count(*) FROM inodes")
+
+    def write_counters(self) -> None:
+        """Part of every transaction's end."""
+        if self._next != self._written:
+            self._connection.execute("UPDATE numbers SET value = ? WHERE name = 'next'", (self._next,))
+            self._written = self._next
+
+    def _number(self) -> int:
+        """A number never used before in this volume: inodes, and places in listings."""
+        self._next += 1
+        return self._next - 1
+
+    # --- reading ---
+
+    def inode(self, ino: int) -> Inode:
+        row = self._database.row(f"SELECT {_COLUMNS} FROM inodes WHERE ino = ?", (ino,))
+        if row is None:
+            raise NoSuchEntry(path=f"inode {ino}")
+        return Inode(*row)
+
+    def lookup(self, parent: int, name: bytes) -> Inode | None:
+        """The inode that `name` leads to, None where there is none. Raises NameTooLong."""
+        if name == b"..":
+            return self.inode(self.inode(parent).parent)
+        if name == b".":
+            return self.inode(parent)
+        if len(name) > NAME_MAX:
+            raise NameTooLong(path=_show(name))
+        row = self._database.row(
+            f"SELECT {_JOINED} FROM dirents JOIN inodes USING (ino) WHERE dirents.parent = ? AND name = ?",
+            (parent, name),
+        )
+        return Inode(*row) if row else None
+
+    def _entry(self, parent: int, name: bytes) -> Inode:
+        inode = self.lookup(parent, name)
+        if inode is None:
+            raise NoSuchEntry(path=_show(name))
+        return inode
+
+    def entries(self, parent: int, after: int) -> Iterator[tuple[int, bytes, Inode]]:
+        """(position, name, inode) of the entries behind position `after`, in order. Read a bounded number of them
+        and come back with the last position: the statement must not stay open across an await."""
+        for row in self._connection.execute(
+            f"SELECT dirents.position, dirents.name, {_JOINED} FROM dirents JOIN inodes USING (ino)"
+            " WHERE dirents.parent = ? AND dirents.position > ? ORDER BY dirents.position",
+            (parent, after),
+        ):
+            yield row[0], row[1], Inode(*row[2:])
+
+    def unlinked(self) -> list[int]:
+        return [row[0] for row in self._connection.execute("SELECT ino FROM inodes WHERE nlink = 0")]
+
+    # --- entries ---
+
+    def create(
+        self,
+        parent: int,
+        name: bytes,
+        mode: int,
+        uid: int,
+        gid: int,
+        now: int,
+        *,
+        rdev: int = 0,
+        target: bytes | None = None,
+    ) -> Inode:
+        """A new inode under a new name. Raises EntryExists, NoSuchEntry where the directory was removed."""
+        folder = self._check_new(parent, name)
+        if folder.mode & stat.S_ISGID:
+            gid = folder.gid
+            if stat.S_ISDIR(mode):
+                mode |= stat.S_ISGID
+        self._database.begin()
+        is_directory = stat.S_ISDIR(mode)
+        size = len(target) if target is not None else 0
+        inode = Inode(
+            self._number(),
+            mode,
+            uid,
+            gid,
+            2 if is_directory else 1,
+            size,
+            0,
+            rdev,
+            now,
+            now,
+            now,
+            now,
+            parent if is_directory else 0,
+            target,
+        )
+        self._insert(inode)
+        # A new inode's number is as good a place in the listing as any: it is new, too.
+        self._connection.execute("INSERT INTO dirents VALUES (?, ?, ?, ?)", (parent, name, inode.ino, inode.ino))
+        self._touch(parent, now, is_directory)
+        self.inodes += 1
+        return inode
+
+    def _insert(self, inode: Inode) -> None:
+        self._connection.execute("INSERT INTO inodes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", inode)
+
+    def _check_new(self, parent: int, name: bytes) -> Inode:
+        folder = self.inode(parent)
+        if not folder.is_directory:
+            raise NotADirectory(path=_show(name))
+        if folder.nlink == 0:
+            raise NoSuchEntry(path=_show(name))
+        if self.lookup(parent, name) is not None:
+            raise EntryExists(path=_show(name))
+        return folder
+
+    def _touch(self, folder: int, now: int, links: int = 0) -> None:
+        """A directory changed: its times, and its link count where a subdirectory came or went."""
+        if links:
+            self._connection.execute(
+                "UPDATE inodes SET mtime = ?, ctime = ?, nlink = nlink + ? WHERE ino = ?",
+                (now, now, links, folder),
+            )
+        else:
+            self._connection.execute("UPDATE inodes SET mtime = ?, ctime = ? WHERE ino = ?", (now, now, folder))
+
+    def link(self, ino: int, parent: int, name: bytes, now: int) -> Inode:
+        inode = self.inode(ino)
+        if inode.is_directory:
+            raise NotPermitted(path=_show(name))
+        if inode.nlink == 0:
+            raise NoSuchEntry(path=_show(name))
+        self._check_new(parent, name)
+        self._database.begin()
+        self._connection.execute("INSERT INTO dirents VALUES (?, ?, ?, ?)", (parent, name, self._number(), ino))
+        self._connection.execute("UPDATE inodes SET nlink = nlink + 1, ctime = ? WHERE ino = ?", (now, ino))
+        self._touch(parent, now)
+        return inode._replace(nlink=inode.nlink + 1, ctime=now)
+
+    def unlink(self, parent: int, name: bytes, now: int) -> Inode:
+        """Remove a name of something that is no directory; returns the inode as it is then."""
+        inode = self._entry(parent, name)
+        if inode.is_directory:
+            raise IsADirectory(path=_show(name))
+        self._database.begin()
+        self._connection.execute("DELETE FROM dirents WHERE parent = ? AND name = ?", (parent, name))
+        self._touch(parent, now)
+        return self._unlinked(inode, now)
+
+    def rmdir(self, parent: int, name: bytes, now: int) -> Inode:
+        inode = self._entry(parent, name)
+        self._check_empty(inode, name)
+        self._database.begin()
+        self._connection.execute("DELETE FROM dirents WHERE parent = ? AND name = ?", (parent, name))
+        self._touch(parent, now, -1)
+        return self._unlinked(inode, now)
+
+    def _check_empty(self, inode: Inode, name: bytes) -> None:
+        if not inode.is_directory:
+            raise NotADirectory(path=_show(name))
+        if self._database.value("SELECT 1 FROM dirents WHERE parent = ? LIMIT 1", (inode.ino,)):
+            raise DirectoryNotEmpty(path=_show(name))
+
+    def _unlinked(self, inode: Inode, now: int) -> Inode:
+        nlink = 0 if inode.is_directory else inode.nlink - 1
+        self._connection.execute("UPDATE inodes SET nlink = ?, ctime = ? WHERE ino = ?", (nlink, now, inode.ino))
+        return inode._replace(nlink=nlink, ctime=now)
+
+    def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, now: int) -> Inode | None:
+        """rename(2) and renameat2(2) with NOREPLACE or EXCHANGE; returns the inode that lost its name, if any."""
+        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == RENAME_NOREPLACE | RENAME_EXCHANGE:
+            raise InvalidOperation(path=_show(name))
+        moved = self._entry(parent, name)
+        target = self.lookup(new_parent, new_name)
+        if self.inode(new_parent).nlink == 0:
+            raise NoSuchEntry(path=_show(new_name))
+        if flags & RENAME_EXCHANGE:
+            if target is None:
+                raise NoSuchEntry(path=_show(new_name))
+            self._database.begin()
+            self._exchange(parent, name, moved, new_parent, new_name, target, now)
+            return None
+        if target is not None:
+            if flags & RENAME_NOREPLACE:
+                raise EntryExists(path=_show(new_name))
+            if target.ino == moved.ino:
+                return None
+            if moved.is_directory:
+                self._check_empty(target, new_name)
+            elif target.is_directory:
+                raise IsADirectory(path=_show(new_name))
+        self._check_descent(moved, new_parent, name)
+        self._database.begin()
+        if target is not None:
+            self._connection.execute("DELETE FROM dirents WHERE parent = ? AND name = ?", (new_parent, new_name))
+            target = self._unlinked(target, now)
+        self._connection.execute(
+            "UPDATE dirents SET parent = ?, name = ?, position = ? WHERE parent = ? AND name = ?",
+            (new_parent, new_name, self._number(), parent, name),
+        )
+        self._connection.execute("UPDATE inodes SET ctime = ? WHERE ino = ?", (now, moved.ino))
+        gained = int(moved.is_directory) - int(target is not None and target.is_directory)
+        if parent == new_parent:
+            self._touch(parent, now, gained - int(moved.is_directory))
+        else:
+            self._touch(parent, now, -int(moved.is_directory))
+            self._touch(new_parent, now, gained)
+            self._adopt(moved, new_parent)
+        return target
+
+    def _exchange(
+        self, parent: int, name: bytes, one: Inode, new_parent: int, new_name: bytes, other: Inode, now: int
+    ) -> None:
+        self._check_descent(one, new_parent, name)
+        self._check_descent(other, parent, new_name)
+        for folder, entry, inode in ((parent, name, other), (new_parent, new_name, one)):
+            self._connection.execute(
+                "UPDATE dirents SET ino = ? WHERE parent = ? AND name = ?", (inode.ino, folder, entry)
+            )
+            self._connection.execute("UPDATE inodes SET ctime = ? WHERE ino = ?", (now, inode.ino))
+        moved = int(one.is_directory) - int(other.is_directory) if parent != new_parent else 0
+        self._touch(parent, now, -moved)
+        self._touch(new_parent, now, moved)
+        self._adopt(one, new_parent)
+        self._adopt(other, parent)
+
+    def _adopt(self, inode: Inode, parent: int) -> None:
+        if inode.is_directory:
+            self._connection.execute("UPDATE inodes SET parent = ? WHERE ino = ?", (parent, inode.ino))
+
+    def _check_descent(self, moved: Inode, folder: int, name: bytes) -> None:
+        """A directory cannot move into itself or below itself."""
+        if not moved.is_directory:
+            return
+        while folder != ROOT:
+            if folder == moved.ino:
+                raise InvalidOperation(path=_show(name))
+            folder = self.inode(folder).parent
+
+    # --- attributes ---
+
+    def update(self, ino: int, **fields: int) -> None:
+        """Set columns of an inode."""
+        self._database.begin()
+        assignments = ", ".join(f"{field} = ?" for field in fields)
+        self._connection.execute(f"UPDATE inodes SET {assignments} WHERE ino = ?", (*fields.values(), ino))
+
+    def remove(self, ino: int) -> None:
+        """The end of an inode that has no links; its extents were removed before."""
+        self._database.begin()
+        self._connection.execute("DELETE FROM xattrs WHERE ino = ?", (ino,))
+        self._connection.execute("DELETE FROM inodes WHERE ino = ?", (ino,))
+        self.inodes -= 1
+
+    def get_xattr(self, ino: int, name: bytes) -> bytes:
+        row = self._database.row("SELECT value FROM xattrs WHERE ino = ? AND name = ?", (ino, name))
+        if row is None:
+            raise NoAttribute(path=_show(name))
+        return bytes(row[0])
+
+    def set_xattr(self, ino: int, name: bytes, value: bytes, now: int) -> None:
+        self._database.begin()
+        self._connection.execute("INSERT OR REPLACE INTO xattrs VALUES (?, ?, ?)", (ino, name, value))
+        self.update(ino, ctime=now)
+
+    def list_xattrs(self, ino: int) -> list[bytes]:
+        return [row[0] for row in self._connection.execute("SELECT name FROM xattrs WHERE ino = ?", (ino,))]
+
+    def remove_xattr(self, ino: int, name: bytes, now: int) -> None:
+        self.get_xattr(ino, name)
+        self._database.begin()
+        self._connection.execute("DELETE FROM xattrs WHERE ino = ? AND name = ?", (ino, name))
+        self.update(ino, ctime=now)
+
+
+def _show(name: bytes) -> str:
+    return name.decode(errors="replace")

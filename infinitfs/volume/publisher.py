@@ -1,0 +1,337 @@
+"""From the outbox to the storage: packs up, records cut, sealed and published in order.
+
+Above: `volume.Volume` (fsync to the storage, drain), `collector`, `checkpoint`. Below: `database`, `journal`,
+`block.staging`, `transfer`.
+
+Invariants.
+- A record is cut only with the open pack closed, so every block its changes name lies in a closed pack; it is sent
+  only after every pack closed before it is acknowledged.
+- A record is sealed once, stored in `records` and made durable before its first PUT; every retry, also after a
+  restart, sends the same bytes, so an object that is there already with the same bytes is our own success and one
+  with other bytes is another owner's: then we are fenced.
+- A row leaves `outbox` in the transaction that stores its record, a record leaves `records` when the storage has it.
+- Positions are given under the flush lock, in one step with the commit that ends the record's changes: a change made
+  after the step belongs to the next record. What breaks if you await in that step: a block born after the cut would
+  carry the position of the record before it.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import trio
+
+from infinitfs.block.pack import object_key as pack_key
+from infinitfs.block.staging import Staging
+from infinitfs.errors import Fenced, InfinitfsError, ObjectExists, StorageUnreachable
+from infinitfs.keys.identity import Identity
+from infinitfs.keys.ring import KeyRing
+from infinitfs.transfer.base import Transfer
+from infinitfs.transfer.cache import PackCache
+from infinitfs.volume.blocks import Blocks
+from infinitfs.volume.clock import Clock
+from infinitfs.volume.database import Database
+from infinitfs.volume.history import History
+from infinitfs.volume.journal import JOURNAL, Kind, Owner, Record, object_hash, seal_record
+
+_log = logging.getLogger(__name__)
+
+LINGER = 3.0  # seconds a change may wait for company before its record is cut
+_WAITING = 4  # records that wait for the storage; with more, changes gather in the outbox instead
+_GATHERED = 8 * 2**20  # bytes of changesets that are cut into a record however many wait
+_UPLOADS = 8  # packs on their way at once
+_RETRY = (1.0, 30.0)  # seconds between attempts once the transfer process has given up: first, longest
+
+
+class Publisher:
+    """Publishes what `owner` changes. `flush_lock` is the volume's: held while the open pack must not grow."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        database: Database,
+        blocks: Blocks,
+        staging: Staging,
+        cache: PackCache,
+        ring: KeyRing,
+        identity: Identity,
+        owner: Owner,
+        history: History,
+        transfer: Transfer,
+        clock: Clock,
+        flush_lock: trio.Lock,
+        limiter: trio.CapacityLimiter,
+    ) -> None:
+        self._name = name
+        self._database = database
+        self._blocks = blocks
+        self._staging = staging
+        self._cache = cache
+        self._ring = ring
+        self._identity = identity
+        self.owner = owner
+        self._history = history
+        self._transfer = transfer
+        self._clock = clock
+        self._flush_lock = flush_lock
+        self._limiter = limiter
+        self._volume = ring.volume_id.hex()
+        self._sealing = trio.Lock()
+        self._progress = trio.Event()
+        self._uploading: set[str] = set()
+        self._uploads = trio.CapacityLimiter(_UPLOADS)
+        self._unsent_since: float | None = None
+        self.last_stored: str | None = None
+        """When the storage last acknowledged a record, RFC 3339, None if it has not since the mount."""
+        self.trouble: InfinitfsError | None = None
+        """Why the storage did not take what was sent last, None while all is well."""
+        self.fenced: Fenced | None = None
+        self.at_cut: Callable[[int], None] = lambda position: None
+        """Called in the step of every cut of changes, when the database is what the journal up to there says."""
+        self.at_acknowledged: Callable[[int], None] = lambda position: None
+        """Called in the step in which the history reaches a position."""
+
+    # --- what waits ---
+
+    @property
+    def position(self) -> int:
+        """The last position that the storage has acknowledged."""
+        return self._history.position
+
+    @property
+    def open_pack_size(self) -> int:
+        return self._staging.open_size
+
+    @property
+    def pending_records(self) -> int:
+        return self._count("SELECT count(*) FROM records")
+
+    @property
+    def unsent(self) -> bool:
+        """Whether any change of this machine is not in the storage."""
+        return self._database.in_transaction or bool(
+            self._count("SELECT EXISTS (SELECT 1 FROM outbox) OR EXISTS (SELECT 1 FROM records)")
+        )
+
+    @property
+    def backlog(self) -> int:
+        """Bytes on this machine that the storage does not have: packs, records and changes that wait for one."""
+        return (
+            self._staging.waiting
+            + self._count("SELECT coalesce(sum(length(object)), 0) FROM records")
+            + self._count("SELECT coalesce(sum(length(changeset)), 0) FROM outbox")
+        )
+
+    def _count(self, sql: str) -> int:
+        row = self._database.row(sql)
+        return int(row[0])
+
+    # --- cutting records ---
+
+    async def close_pack(self) -> None:
+        """End the open pack and hand it to the uploads; the caller holds the flush lock."""
+        closed = await self._staging.close_pack()
+        if closed is not None:
+            self._blocks.close_pack(*closed)
+            self._notify()
+
+    async def cut(self) -> int:
+        """End the record that changes gather in; returns the position of the last record cut, durable here."""
+        async with self._flush_lock:
+            await self.close_pack()
+            self._database.commit()
+            position = self._database.position
+            if self._count(f"SELECT EXISTS (SELECT 1 FROM outbox WHERE position = {position:d})"):
+                self.at_cut(position)
+                self._database.position += 1
+            self._unsent_since = None
+        await self._seal_cut()
+        return self._database.position - 1
+
+    async def _seal_cut(self) -> None:
+        """Seal every record that was cut: usually one; more after a crash between a cut and its seal."""
+        async with self._sealing:
+            while row := self._database.row(
+                "SELECT min(position) FROM outbox WHERE position < ?", (self._database.position,)
+            ):
+                position = row[0]
+                if position is None:
+                    return
+                rows = self._database.rows("SELECT changeset FROM outbox WHERE position = ? ORDER BY id", (position,))
+                await self._seal(position, Kind.CHANGES, [bytes(row[0]) for row in rows])
+
+    async def announce(self, kind: Kind) -> int:
+        """A record of its own that claims or releases the volume; returns its position, durable here."""
+        async with self._flush_lock:
+            self._database.commit()
+            position = self._database.position
+            self._database.position += 1
+        async with self._sealing:
+            await self._seal(position, kind, [])
+        return position
+
+    async def _seal(self, position: int, kind: Kind, changesets: list[bytes]) -> None:
+        row = self._database.row("SELECT hash FROM records WHERE position = ?", (position - 1,))
+        previous = bytes(row[0]) if row else self._history.hash
+        record = Record(self._ring.volume_id, position, previous, kind, self.owner, self._clock.timestamp(), changesets)
+        data = await trio.to_thread.run_sync(seal_record, self._ring, self._identity, record, limiter=self._limiter)
+        self._database.begin()
+        self._database.connection.execute(
+            "INSERT INTO records VALUES (?, ?, ?, ?)", (position, kind.value, object_hash(data), data)
+        )
+        self._database.connection.execute("DELETE FROM outbox WHERE position = ?", (position,))
+        await self._database.sync()
+        self._notify()
+
+    # --- sending ---
+
+    def changed(self) -> None:
+        """Something was committed that the storage does not have."""
+        if self._unsent_since is None:
+            self._unsent_since = trio.current_time()
+
+    def _notify(self) -> None:
+        """Wake everyone who waits for something to happen here."""
+        self._progress.set()
+        self._progress = trio.Event()
+
+    async def run(self) -> None:
+        """Cut, upload and publish, for as long as the volume is open. Storage trouble is waited out."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._cut_when_due)
+            nursery.start_soon(self._publish_records)
+            while self.fenced is None:
+                progress = self._progress
+                for name in self._waiting_packs():
+                    self._uploading.add(name)
+                    nursery.start_soon(self._upload, name)
+                await progress.wait()
+
+    async def _cut_when_due(self) -> None:
+        while self.fenced is None:
+            await trio.sleep(LINGER / 6)
+            if self._unsent_since is None:
+                continue
+            aged = trio.current_time() - self._unsent_since >= LINGER and self.pending_records < _WAITING
+            try:
+                if aged or self._count("SELECT coalesce(sum(length(changeset)), 0) FROM outbox") >= _GATHERED:
+                    await self.cut()
+            except InfinitfsError as error:
+                _log.error("%s", error)
+                await trio.sleep(LINGER)
+
+    def _waiting_packs(self) -> list[str]:
+        rows = self._database.rows("SELECT pack FROM staged WHERE uploaded = 0")
+        return [name for (pack,) in rows if (name := bytes(pack).hex()) not in self._uploading]
+
+    async def _upload(self, name: str) -> None:
+        async def attempt() -> None:
+            await self._transfer.upload(pack_key(self._volume, name), self._staging.path(name))
+
+        async with self._uploads:
+            await self._persist(attempt)
+        self._database.begin()
+        self._database.connection.execute("UPDATE staged SET uploaded = 1 WHERE pack = ?", (bytes.fromhex(name),))
+        self._uploading.discard(name)
+        self._notify()
+
+    async def _publish_records(self) -> None:
+        """One after the other, each once the packs that were closed before it are in the storage."""
+        while True:
+            progress = self._progress
+            row = self._database.row("SELECT min(position) FROM records")
+            position = row[0]
+            if position is None or self._count(
+                f"SELECT EXISTS (SELECT 1 FROM staged WHERE position <= {position:d} AND uploaded = 0)"
+            ):
+                await progress.wait()
+                continue
+            try:
+                await self._persist(partial(self._put, position))
+            except Fenced as error:
+                self.fenced = error
+                _log.error("%s", error)
+                self._notify()
+                return
+            await self._acknowledge(position)
+
+    async def _persist(self, attempt: Callable[[], Awaitable[None]]) -> None:
+        """Repeat what fails until it does not; only being fenced ends it."""
+        pause = _RETRY[0]
+        while True:
+            try:
+                await attempt()
+            except Fenced:
+                raise
+            except InfinitfsError as error:
+                if self.trouble is None:
+                    _log.warning("%s", error)
+                self.trouble = error
+                self._notify()
+                await trio.sleep(pause)
+                pause = min(pause * 2, _RETRY[1])
+            else:
+                self.trouble = None
+                return
+
+    async def _put(self, position: int) -> None:
+        (data,) = self._database.row("SELECT object FROM records WHERE position = ?", (position,))
+        key = JOURNAL.key(self._volume, position)
+        try:
+            await self._transfer.put(key, data, create=True)
+        except ObjectExists:
+            if await self._transfer.get(key) != data:
+                raise Fenced(
+                    volume=self._name, owner="another machine", state=str(self._database.path.parent)
+                ) from None
+
+    async def _acknowledge(self, position: int) -> None:
+        """The storage has the record: advance the history, and make its packs cache.
+
+        The history is durable before a pack leaves the staging folder, so a restart never misses one.
+        """
+        connection = self._database.connection
+        hash, kind, size = self._database.row(
+            "SELECT hash, kind, length(object) FROM records WHERE position = ?", (position,)
+        )
+        packs = self._database.rows("SELECT pack FROM staged WHERE position <= ?", (position,))
+        self._database.begin()
+        connection.execute("DELETE FROM staged WHERE position <= ?", (position,))
+        connection.execute("DELETE FROM records WHERE position = ?", (position,))
+        self._history.advance(position, bytes(hash), Kind(kind), self.owner, size)
+        self.at_acknowledged(position)
+        self.last_stored = self._clock.timestamp()
+        self._notify()
+        await self._database.sync()
+        for (pack,) in packs:
+            name = bytes(pack).hex()
+            self._staging.release(name)
+            await self._cache.adopt(name, self._staging.path(name))
+
+    # --- waiting ---
+
+    async def wait_for(self, position: int) -> None:
+        """Return once the storage has acknowledged every record up to `position`.
+
+        Raises Fenced. Storage trouble is waited out: a caller that gives up sooner cancels.
+        """
+        while self._history.position < position:
+            if self.fenced is not None:
+                raise self.fenced
+            await self._progress.wait()
+
+    async def publish_all(self) -> None:
+        """Everything committed until now is in the storage when this returns."""
+        self._database.commit()
+        if self.unsent:
+            await self.wait_for(await self.cut())
+
+    def check(self) -> None:
+        """Raise what keeps changes from being sent: Fenced for good, StorageUnreachable for now."""
+        if self.fenced is not None:
+            raise self.fenced
+        if self.trouble is not None:
+            if isinstance(self.trouble, StorageUnreachable):
+                raise self.trouble
+            raise StorageUnreachable(storage="The storage", reason=str(self.trouble))

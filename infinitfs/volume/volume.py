@@ -1,0 +1,394 @@
+"""A volume: everything that a mounted folder does, as methods.
+
+Above: `mount/operations.py` (FUSE) and `mount/session.py`, which builds one. Below: `namespace` and `blocks` (tables),
+`writeback` (flushes), `publisher`, `checkpoint`, `collector` (storage), `block.reader`.
+
+Invariant: a method that changes the namespace does so without an await between its first and its last statement, so
+every other task sees it done or not begun, and a commit holds whole operations. Methods that wait (for memory, for a
+log that restarts, for blocks) wait before or after that.
+"""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+import trio
+
+from infinitfs.block.index import Location
+from infinitfs.block.reader import BlockReader
+from infinitfs.errors import DamagedObject, FileTooLarge, ObjectNotFound, ReadOnly
+from infinitfs.file.extents import Edit, Extent
+from infinitfs.file.file import File
+from infinitfs.volume.blocks import END, Blocks
+from infinitfs.volume.checkpoint import Checkpointer
+from infinitfs.volume.clock import Clock
+from infinitfs.volume.collector import Collector
+from infinitfs.volume.database import Database
+from infinitfs.volume.namespace import Inode, Namespace
+from infinitfs.volume.publisher import Publisher
+from infinitfs.volume.writeback import WriteBack
+
+COMMIT_AFTER = 0.005  # seconds that changes are gathered in one transaction
+SYNC_AFTER = 1.0  # seconds after which what was committed is durable on this machine
+_PREFETCHES = 4
+
+
+class Space(NamedTuple):
+    """Bytes stored in packs, the storage's capacity (0: unlimited), and the number of inodes."""
+
+    stored: int
+    capacity: int
+    inodes: int
+
+
+class Volume:
+    """`writable` is False where this machine does not own the volume. `kernel_times`: whether the caller sets the
+    times of written files itself, as the kernel's write-back cache does."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        namespace: Namespace,
+        blocks: Blocks,
+        reader: BlockReader,
+        write_back: WriteBack,
+        publisher: Publisher,
+        checkpointer: Checkpointer,
+        collector: Collector,
+        clock: Clock,
+        writable: bool,
+        capacity: int,
+        kernel_times: bool,
+        remote_fsync: bool,
+    ) -> None:
+        self.database = database
+        self.publisher = publisher
+        self.checkpointer = checkpointer
+        self.collector = collector
+        self._namespace = namespace
+        self._blocks = blocks
+        self._reader = reader
+        self._write_back = write_back
+        self._clock = clock
+        self._writable = writable
+        self._capacity = capacity
+        self._kernel_times = kernel_times
+        self._remote_fsync = remote_fsync
+        self._files: dict[int, File] = {}
+        self._users: Counter[int] = Counter()
+        self._nursery: trio.Nursery | None = None
+        self._prefetching = 0
+        write_back.at_clean = self._drop_idle
+
+    # --- running ---
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """The background of an open volume: commits, syncs, flushes, uploads, checkpoints."""
+        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._commit_in_time)
+            nursery.start_soon(self._sync_in_time)
+            if self._writable:
+                nursery.start_soon(self._write_back.run)
+                nursery.start_soon(self.publisher.run)
+                nursery.start_soon(self.checkpointer.run)
+            yield
+            nursery.cancel_scope.cancel()
+
+    def take_charge(self, uid: int, gid: int) -> None:
+        """The first changes of an owner: the root of a new volume, owned by `uid` and `gid`; the end of files that
+        were open and without a name when the last mount was killed."""
+        if not self._namespace.inodes:
+            self._namespace.create_root(uid, gid, self._clock.now())
+        for ino in self._namespace.unlinked():
+            self._remove(ino)
+
+    async def _commit_in_time(self) -> None:
+        while True:
+            if not self.database.in_transaction:
+                await self.database.changed.wait()
+            await trio.sleep(COMMIT_AFTER)
+            self.database.commit()
+            self.publisher.changed()
+            if self.database.log_is_long:
+                await self.database.relieve()
+
+    async def _sync_in_time(self) -> None:
+        while True:
+            await trio.sleep(SYNC_AFTER)
+            if self.database.unsynced:
+                await self.database.sync()
+
+    async def drain(self) -> None:
+        """Everything is in the storage when this returns. Waits as long as it takes: the caller gives up."""
+        await self._write_back.flush_all()
+        await self.publisher.publish_all()
+
+    async def settle(self) -> None:
+        """Everything is durable on this machine when this returns."""
+        await self._write_back.flush_all()
+        await self.database.sync()
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that are not in the storage yet."""
+        return self.publisher.backlog + self._write_back.bytes
+
+    async def _change(self) -> int:
+        """Before every change: whether one may be made, and its time in nanoseconds."""
+        if not self._writable:
+            raise ReadOnly(reason="it was mounted read-only")
+        if self.publisher.fenced is not None:
+            raise self.publisher.fenced
+        while self.database.resting is not None:
+            await self.database.resting.wait()
+        return self._clock.now()
+
+    # --- who uses an inode ---
+
+    def use(self, ino: int, count: int = 1) -> None:
+        """The kernel knows the inode, or somebody has it open: it stays though its last link goes."""
+        self._users[ino] += count
+
+    def release_use(self, ino: int, count: int = 1) -> None:
+        self._users[ino] -= count
+        if self._users[ino] <= 0:
+            del self._users[ino]
+            if self._writable and self._namespace.inode(ino).nlink == 0:
+                self._remove(ino)
+
+    def _drop_idle(self, file: File) -> None:
+        """A file that nobody has open and that is stored as it is needs no place in memory."""
+        if not file.opens and not file.needs_flush:
+            self._files.pop(file.ino, None)
+
+    def _remove(self, ino: int) -> None:
+        file = self._files.pop(ino, None)
+        if file is not None:
+            self._write_back.forget(file)
+        self._blocks.remove_extents(ino)
+        self._namespace.remove(ino)
+
+    def _after_unlink(self, inode: Inode | None) -> None:
+        if inode is not None and inode.nlink == 0 and self._users[inode.ino] <= 0:
+            self._remove(inode.ino)
+
+    # --- names ---
+
+    def attributes(self, ino: int) -> Inode:
+        return self._current(self._namespace.inode(ino))
+
+    def _current(self, inode: Inode) -> Inode:
+        file = self._files.get(inode.ino)
+        if file is None:
+            return inode
+        return inode._replace(
+            size=file.size,
+            mtime=inode.mtime if file.mtime is None else file.mtime,
+            ctime=inode.ctime if file.ctime is None else file.ctime,
+        )
+
+    def lookup(self, parent: int, name: bytes) -> Inode | None:
+        inode = self._namespace.lookup(parent, name)
+        return None if inode is None else self._current(inode)
+
+    def entries(self, parent: int, after: int) -> Iterator[tuple[int, bytes, Inode]]:
+        for position, name, inode in self._namespace.entries(parent, after):
+            yield position, name, self._current(inode)
+
+    async def create(
+        self,
+        parent: int,
+        name: bytes,
+        mode: int,
+        uid: int,
+        gid: int,
+        *,
+        rdev: int = 0,
+        target: bytes | None = None,
+    ) -> Inode:
+        """A file, directory, symbolic link (with `target`) or special file, as the type bits of `mode` say."""
+        now = await self._change()
+        return self._namespace.create(parent, name, mode, uid, gid, now, rdev=rdev, target=target)
+
+    async def link(self, ino: int, parent: int, name: bytes) -> Inode:
+        now = await self._change()
+        return self._current(self._namespace.link(ino, parent, name, now))
+
+    async def unlink(self, parent: int, name: bytes) -> None:
+        now = await self._change()
+        self._after_unlink(self._namespace.unlink(parent, name, now))
+
+    async def rmdir(self, parent: int, name: bytes) -> None:
+        now = await self._change()
+        self._after_unlink(self._namespace.rmdir(parent, name, now))
+
+    async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
+        now = await self._change()
+        moved = self._namespace.lookup(parent, name)
+        file = self._files.get(moved.ino) if moved is not None else None
+        if file is not None and file.needs_flush and self._namespace.lookup(new_parent, new_name) is not None:
+            # Programs replace a file by a new version without fsync: the old one must not go before the new is here.
+            await self._write_back.flush([file])
+            now = await self._change()
+        self._after_unlink(self._namespace.rename(parent, name, new_parent, new_name, flags, now))
+
+    # --- attributes ---
+
+    async def set_attributes(self, ino: int, *, size: int | None = None, **fields: int) -> Inode:
+        """Change `size` and any of mode, uid, gid, atime, mtime, ctime (times in nanoseconds)."""
+        now = await self._change()
+        fields.setdefault("ctime", now)
+        if size is not None:
+            self._truncate(ino, size)
+            fields.setdefault("mtime", now)
+        file = self._files.get(ino)
+        if file is not None and file.needs_flush:
+            # A flush is on its way and stores the times with the data.
+            file.mtime = fields.pop("mtime", file.mtime)
+            file.ctime = fields.pop("ctime", file.ctime)
+            self._write_back.note_times(file)
+        if fields:
+            self._namespace.update(ino, **fields)
+        return self.attributes(ino)
+
+    def _truncate(self, ino: int, size: int) -> None:
+        inode = self._namespace.inode(ino)
+        file = self._files.get(ino)
+        if file is not None:
+            self._write_back.truncate(file, size)
+        grown = self._blocks.edit(ino, [Edit(size, END, ())]) if size < inode.size else 0
+        self._namespace.update(ino, size=size, allocated=inode.allocated + grown)
+
+    def get_xattr(self, ino: int, name: bytes) -> bytes:
+        return self._namespace.get_xattr(ino, name)
+
+    def list_xattrs(self, ino: int) -> list[bytes]:
+        return self._namespace.list_xattrs(ino)
+
+    async def set_xattr(self, ino: int, name: bytes, value: bytes) -> None:
+        now = await self._change()
+        self._namespace.set_xattr(ino, name, value, now)
+
+    async def remove_xattr(self, ino: int, name: bytes) -> None:
+        now = await self._change()
+        self._namespace.remove_xattr(ino, name, now)
+
+    def space(self) -> Space:
+        return Space(self._blocks.stored, self._capacity, self._namespace.inodes)
+
+    # --- content ---
+
+    def open(self, ino: int) -> None:
+        inode = self._namespace.inode(ino)
+        file = self._files.get(ino)
+        if file is None:
+            file = self._files[ino] = File(ino, inode.size)
+        file.opens += 1
+        self.use(ino)
+
+    def close(self, ino: int) -> None:
+        file = self._files[ino]
+        file.opens -= 1
+        self._drop_idle(file)
+        self.release_use(ino)
+
+    def check_error(self, ino: int) -> None:
+        """Raise, once, what a flush in the background met."""
+        file = self._files.get(ino)
+        if file is not None and file.error is not None:
+            error, file.error = file.error, None
+            raise error
+
+    async def write(self, ino: int, offset: int, data: bytes) -> int:
+        now = await self._change()
+        if offset + len(data) > END:
+            raise FileTooLarge(path=f"inode {ino}")
+        await self._write_back.admit()
+        file = self._files[ino]
+        if not self._kernel_times:
+            file.mtime = file.ctime = now
+        self._write_back.write(file, offset, data)
+        return len(data)
+
+    async def fsync(self, ino: int) -> None:
+        """Content and attributes are durable here (or in the storage, as the mount was asked to) on return."""
+        file = self._files.get(ino)
+        if file is not None and file.needs_flush:
+            await self._write_back.flush([file])
+        await self.sync()
+
+    async def sync(self) -> None:
+        """Everything done to the namespace is durable on return."""
+        await self.database.sync()
+        if self._remote_fsync:
+            await self.publisher.publish_all()
+
+    async def read(self, ino: int, offset: int, length: int) -> bytes | memoryview:
+        """Up to `length` bytes of an open file from `offset` on, fewer at its end.
+
+        Raises DamagedObject, ObjectNotFound, StorageUnreachable; a plan that compaction, gc or an upload made stale
+        meanwhile is made again.
+        """
+        file = self._files[ino]
+        length = min(length, file.size - offset)
+        if length <= 0:
+            return b""
+        while True:
+            # One moment for both: what a flush moves from memory to the extents is in exactly one of them.
+            plan, overlay = self._plan(file, offset, length), file.overlay(offset, length)
+            try:
+                opened = await self._reader.read(list({where.block: where for _, where in plan}.values()))
+                break
+            except (DamagedObject, ObjectNotFound):
+                if plan == self._plan(file, offset, length):
+                    raise
+        self._read_ahead(file, offset, length)
+        return _assemble(plan, opened, overlay, offset, length)
+
+    def _plan(self, file: File, offset: int, length: int) -> list[tuple[Extent, Location]]:
+        """The stored extents of a range, none of them where all of it is in memory."""
+        if sum(len(chunk) for _, chunk in file.dirty.overlay(offset, length)) == length:
+            return []
+        return self._blocks.extents(file.ino, offset, offset + length)
+
+    def _read_ahead(self, file: File, offset: int, length: int) -> None:
+        window = file.read_ahead.advise(offset, length, file.size)
+        if window is None or self._nursery is None or self._prefetching >= _PREFETCHES:
+            return
+        located = [where for _, where in self._blocks.extents(file.ino, *window)]
+        if located:
+            self._prefetching += 1
+            self._nursery.start_soon(self._prefetch, located)
+
+    async def _prefetch(self, located: list[Location]) -> None:
+        try:
+            await self._reader.prefetch(located)
+        finally:
+            self._prefetching -= 1
+
+
+def _assemble(
+    plan: list[tuple[Extent, Location]],
+    opened: dict[int, bytes],
+    overlay: list[tuple[int, bytes | memoryview]],
+    offset: int,
+    length: int,
+) -> bytes | memoryview:
+    """One buffer of the range; without a copy where one piece is all of it."""
+    end = offset + length
+    pieces: list[tuple[int, bytes | memoryview]] = []
+    for extent, where in plan:
+        lower, upper = max(extent.offset, offset), min(extent.end, end)
+        skip = extent.skip + lower - extent.offset
+        pieces.append((lower, memoryview(opened[where.block])[skip : skip + upper - lower]))
+    pieces += overlay
+    if pieces and len(pieces[-1][1]) == length:
+        return pieces[-1][1]
+    buffer = bytearray(length)
+    for start, piece in pieces:
+        buffer[start - offset : start - offset + len(piece)] = piece
+    return memoryview(buffer)

@@ -1,0 +1,185 @@
+"""Write-back: when dirty bytes become blocks, and the one way they do.
+
+Above: `volume.Volume` (write, fsync, drain). Below: `file.file`, `block.writer`, `namespace`, `blocks`, `publisher`.
+
+Invariants.
+- The order of every flush, asked for or not: frames durable in the staged pack, then the extents, size and times of
+  their files in one step of the database. Metadata never refers to a block that is not durable.
+- One flush at a time, under `lock`; between `begin_flush` and its `finish_flush` or `abort_flush` new writes go to
+  fresh dirty ranges, truncations clip what is being flushed.
+- Callers that wait together share a flush: who gets the lock takes every file that was asked for until then.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+
+import trio
+
+from infinitfs.block.writer import BlockWriter, Request
+from infinitfs.errors import InfinitfsError, NoSuchEntry
+from infinitfs.file.dirty import Bytes
+from infinitfs.file.extents import Edit
+from infinitfs.file.file import File
+from infinitfs.volume.blocks import Blocks
+from infinitfs.volume.namespace import Namespace
+from infinitfs.volume.publisher import Publisher
+
+_log = logging.getLogger(__name__)
+
+AGE = 5.0  # seconds after which dirty bytes are flushed
+HIGH = 32 * 2**20  # dirty bytes above which a flush starts
+FULL = 96 * 2**20  # dirty bytes above which writers wait
+_TICK = 0.5
+
+
+class WriteBack:
+    """Files with something in memory only. `pack_size` in bytes: when the open pack is closed."""
+
+    def __init__(
+        self,
+        *,
+        namespace: Namespace,
+        blocks: Blocks,
+        writer: BlockWriter,
+        publisher: Publisher,
+        pack_size: int,
+        lock: trio.Lock,
+    ) -> None:
+        self._namespace = namespace
+        self._blocks = blocks
+        self._writer = writer
+        self._publisher = publisher
+        self._pack_size = pack_size
+        self._lock = lock
+        self._dirty: dict[int, File] = {}
+        self._wanted: dict[int, File] = {}
+        self._wake = trio.Event()
+        self._flushed = trio.Event()
+        self.at_clean: Callable[[File], None] = lambda file: None
+        """Called when a file has nothing in memory any more."""
+        self.bytes = 0
+        """Dirty bytes of all files, those being flushed included."""
+
+    async def admit(self) -> None:
+        """Hold a writer back while memory is full of dirty bytes."""
+        while self.bytes >= FULL:
+            self._wake.set()
+            await self._flushed.wait()
+
+    def write(self, file: File, offset: int, data: Bytes) -> None:
+        before = file.bytes_in_memory
+        file.write(offset, data, trio.current_time())
+        self.bytes += file.bytes_in_memory - before
+        self._dirty[file.ino] = file
+        if self.bytes >= HIGH:
+            self._wake.set()
+
+    def truncate(self, file: File, size: int) -> None:
+        before = file.bytes_in_memory
+        file.truncate(size)
+        self.bytes += file.bytes_in_memory - before
+
+    def note_times(self, file: File) -> None:
+        """The file has times that are not stored yet."""
+        self._dirty[file.ino] = file
+
+    def forget(self, file: File) -> None:
+        """The file is gone: what is dirty of it needs no flush."""
+        before = file.bytes_in_memory
+        file.truncate(0)
+        self.bytes += file.bytes_in_memory - before
+        file.mtime = file.ctime = None
+        self._dirty.pop(file.ino, None)
+
+    async def run(self) -> None:
+        """Flush by size at once, by age within a tick, for as long as the volume is open."""
+        while True:
+            with trio.move_on_after(_TICK):
+                await self._wake.wait()
+            self._wake = trio.Event()
+            try:
+                if self.bytes >= HIGH:
+                    await self._relieve()
+                oldest = trio.current_time() - AGE
+                aged = [f for f in self._dirty.values() if f.dirty_since is None or f.dirty_since <= oldest]
+                if aged:
+                    await self.flush(aged)
+            except InfinitfsError as error:
+                _log.error("%s", error)
+                await trio.sleep(_TICK)
+
+    async def _relieve(self) -> None:
+        """Too much is dirty: first what ended at a cut point, then, if that was little, everything."""
+        await self._flush_wanted(list(self._dirty.values()), whole=False)
+        if self.bytes >= HIGH // 2:
+            await self._flush_wanted(list(self._dirty.values()), whole=True)
+
+    async def flush(self, files: Iterable[File]) -> None:
+        """Everything that is dirty of these files now is in the database, its blocks durable, when this returns."""
+        for file in files:
+            if file.needs_flush:
+                self._wanted[file.ino] = file
+        await self._flush_wanted([], whole=True)
+
+    async def flush_all(self) -> None:
+        await self.flush(list(self._dirty.values()))
+
+    async def _flush_wanted(self, files: Iterable[File], *, whole: bool) -> None:
+        async with self._lock:
+            batch = {file.ino: file for file in files}
+            if whole:
+                batch |= self._wanted
+                self._wanted = {}
+            if batch:
+                with trio.CancelScope(shield=True):
+                    await self._flush_batch(list(batch.values()), whole)
+
+    async def _flush_batch(self, files: list[File], whole: bool) -> None:
+        """One batch through the block writer; on failure every file is as dirty as before, and knows why."""
+        requests: list[Request] = []
+        spans: list[tuple[File, int, int]] = []
+        for file in files:
+            taken = file.begin_flush(whole=whole or file.opens == 0)
+            spans.append((file, len(requests), len(requests) + len(taken)))
+            requests.extend(taken)
+        try:
+            stored = await self._writer.store(requests) if requests else []
+        except BaseException as error:
+            for file in files:
+                file.abort_flush(trio.current_time())
+                if isinstance(error, InfinitfsError):
+                    file.error = error
+            raise
+        # No await from here on: the blocks, their extents and the sizes are one step.
+        before = sum(file.bytes_in_memory for file in files)
+        for file, first, last in spans:
+            self._commit(file, file.finish_flush(stored[first:last], trio.current_time()))
+        self.bytes += sum(file.bytes_in_memory for file in files) - before
+        self._publisher.changed()
+        self._flushed.set()
+        self._flushed = trio.Event()
+        if self._publisher.open_pack_size >= self._pack_size:
+            await self._publisher.close_pack()
+
+    def _commit(self, file: File, edits: list[Edit]) -> None:
+        try:
+            inode = self._namespace.inode(file.ino)
+        except NoSuchEntry:
+            self._dirty.pop(file.ino, None)
+            return  # removed while it was flushed; blocks nobody refers to are collected
+        fields = {}
+        if edits:
+            fields["allocated"] = inode.allocated + self._blocks.edit(file.ino, edits)
+            stored_end = max(edit.end for edit in edits)
+            fields["size"] = max(inode.size, min(file.size, stored_end)) if file.dirty else file.size
+        if file.mtime is not None:
+            fields["mtime"] = file.mtime
+        if file.ctime is not None:
+            fields["ctime"] = file.ctime
+        file.mtime = file.ctime = None
+        file.error = None
+        if not file.dirty:
+            self._dirty.pop(file.ino, None)
+            self.at_clean(file)
+        if fields:
+            self._namespace.update(file.ino, **fields)

@@ -1,0 +1,180 @@
+"""The program as a whole: start-up, help, and how failures leave it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from infinitfs.cli.base import Command, sentence_of
+from infinitfs.cli.main import root
+from infinitfs.errors import InfinitfsError, NotFound
+from tests.support.mounts import Run
+
+HEAVY = ("boto3", "botocore", "trio", "pyfuse3", "apsw", "cryptography", "Crypto", "rich", "msgspec")
+
+
+def commands(group: click.Group, path: str = "infinitfs") -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(group, info_name=path)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{path} {name}")
+        else:
+            yield f"{path} {name}", command
+
+
+ALL = dict(commands(root))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["volume", "--help"], ["mount", "--help"]])
+def test_help_imports_nothing_heavy(arguments: list[str], environ: dict[str, str]) -> None:
+    program = (
+        "import sys\n"
+        "from infinitfs.cli.main import run\n"
+        "try:\n"
+        "    run()\n"
+        "except SystemExit as end:\n"
+        f"    print(end.code, [name for name in {HEAVY!r} if name in sys.modules])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, env=environ, text=True, timeout=60
+    )
+    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
+
+
+def test_it_runs_as_a_module(environ: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "infinitfs.cli.main", "user", "show", "nobody"],
+        capture_output=True,
+        env=environ,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 10
+    assert done.stdout == ""
+    assert done.stderr == ('There is no user "nobody" on this machine: `infinitfs user list` shows those there are.\n')
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_every_command_has_an_example_that_parses_and_json(path: str) -> None:
+    command = ALL[path]
+    assert isinstance(command, Command)
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert {"--json", "--debug"} <= options
+    shown = command.get_help(click.Context(command, info_name=path))
+    for line in command.example.splitlines():
+        assert line in shown
+        assert line == path or line.startswith(f"{path} ")
+        words = line.removeprefix(path).split()
+        command.make_context(path, words, resilient_parsing=True)
+        known = {word for word in words if word.startswith("--")}
+        assert known <= options
+
+
+def test_the_root_lists_every_command_there_is(run: Run) -> None:
+    shown = run("--help").stdout
+    for name in (
+        "user",
+        "credentials",
+        "storage",
+        "volume",
+        "mount",
+        "unmount",
+        "status",
+        "gc",
+        "doctor",
+        "quickstart",
+    ):
+        assert f"\n  {name} " in shown
+
+
+def test_a_noun_alone_shows_its_verbs(run: Run) -> None:
+    result = run("volume")
+    assert result.exit_code == 2
+    assert "  fetch " in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["user", "show"], "User name unspecified (use --name)"),
+        (["user", "show", "a", "--name", "b"], 'Two user names given, "a" and "b": give one.'),
+        (["usr"], "No such command 'usr'."),
+        (["user", "list", "--jsno"], "No such option '--jsno'."),
+        (["storage", "create", "--capacity", "much"], '"much" is not a size'),
+        (["mount", "drive", "a", "b"], '"b" is one argument too many'),
+    ],
+)
+def test_usage_errors_are_one_line_and_exit_with_2(run: Run, arguments: list[str], sentence: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(sentence)
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def test_with_json_an_error_is_an_object_on_standard_output(run: Run) -> None:
+    result = run("user", "show", "nobody", "--json")
+    error = json.loads(result.stdout)
+    assert error["exit_code"] == result.exit_code == 10
+    assert error["error"].startswith('There is no user "nobody"')
+    assert result.stderr == ""
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[BaseException]]:
+    """`infinitfs user list` raises the exception put in here."""
+    failure: list[BaseException] = []
+
+    def fail(*_: object) -> None:
+        raise failure[0]
+
+    monkeypatch.setattr("infinitfs.config.store.Collection.list", fail)
+    yield failure
+
+
+def test_an_unexpected_failure_is_a_sentence(run: Run, failing: list[BaseException]) -> None:
+    failing.append(ZeroDivisionError("a\nb"))
+    result = run("user", "list")
+    assert result.exit_code == 1
+    assert result.stderr == "Unexpected failure: ZeroDivisionError: a b (--debug shows where).\n"
+
+
+@pytest.mark.parametrize("failure", [ZeroDivisionError("x"), NotFound(what="It", remedy="look")])
+def test_debug_shows_the_traceback(run: Run, failing: list[BaseException], failure: Exception) -> None:
+    failing.append(failure)
+    result = run("user", "list", "--debug")
+    assert "Traceback (most recent call last)" in result.stderr
+    assert result.exit_code == sentence_of(failure)[1]
+
+
+def test_an_interrupt_exits_with_130(run: Run, failing: list[BaseException]) -> None:
+    failing.append(KeyboardInterrupt())
+    result = run("user", "list")
+    assert result.exit_code == 130
+    assert "Traceback" not in result.stderr
+
+
+def test_every_error_of_the_tree_keeps_its_exit_code() -> None:
+    pending = [InfinitfsError]
+    while pending:
+        kind = pending.pop()
+        error = kind.__new__(kind)
+        Exception.__init__(error, "A sentence.")
+        assert sentence_of(error) == ("A sentence.", kind.exit_code)
+        pending.extend(kind.__subclasses__())
+
+
+def test_a_closed_pipe_is_no_traceback(environ: dict[str, str]) -> None:
+    program = [sys.executable, "-m", "infinitfs.cli.main", "--help"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=60) == 1

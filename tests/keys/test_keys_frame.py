@@ -1,0 +1,147 @@
+"""The frame format: round trips, tampering, bounds and fixed bytes."""
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infinitfs.errors import DamagedFrame
+from infinitfs.keys.frame import (
+    HEADER_SIZE,
+    MAX_PAYLOAD,
+    FrameType,
+    frame_size,
+    open_frame,
+    padme,
+    parse_header,
+    seal_frame,
+    sealed_size,
+)
+from infinitfs.keys.xaes import TAG_SIZE, Xaes
+
+CIPHER = Xaes(bytes(range(32)))
+NONCE = bytes(range(100, 124))
+VOLUME = bytes(range(200, 216))
+
+
+def seal(payload: bytes, context: bytes = b"id", compressed: bool = False) -> bytes:
+    return seal_frame(CIPHER, FrameType.BLOCK, 7, NONCE, VOLUME, context, payload, compressed=compressed)
+
+
+@given(st.binary(max_size=3000), st.binary(max_size=64), st.sampled_from(FrameType), st.booleans())
+def test_round_trip(payload: bytes, context: bytes, type: FrameType, compressed: bool) -> None:
+    frame = seal_frame(CIPHER, type, 7, NONCE, VOLUME, context, payload, compressed=compressed)
+    opened = open_frame(CIPHER, type, VOLUME, context, frame)
+    assert (bytes(opened.payload), opened.compressed, opened.epoch) == (payload, compressed, 7)
+    assert frame_size(frame[:HEADER_SIZE]) == len(frame) == sealed_size(len(payload))
+
+
+def test_golden_frame() -> None:
+    """These bytes are stored for years: they change only with the format's number."""
+    assert seal(b"payload", compressed=True).hex() == (
+        "494e464601010101070000000c000000"  # magic, format, suite, type, flags, epoch, length
+        "6465666768696a6b6c6d6e6f707172737475767778797a7b"  # nonce
+        "c5c5de9ccbe7ca415b52a9cf"  # ciphertext
+        "93b2580d466177ec9355aa59850473fb"  # tag
+    )
+
+
+@pytest.mark.parametrize("payload", [b"", b"payload" * 5])
+def test_every_altered_byte_is_noticed(payload: bytes) -> None:
+    frame = seal(payload)
+    for position in range(len(frame)):
+        for bit in (1, 0x80):
+            altered = bytearray(frame)
+            altered[position] ^= bit
+            with pytest.raises(DamagedFrame):
+                open_frame(CIPHER, FrameType.BLOCK, VOLUME, b"id", altered)
+    for end in range(len(frame)):
+        with pytest.raises(DamagedFrame):
+            open_frame(CIPHER, FrameType.BLOCK, VOLUME, b"id", frame[:end])
+    with pytest.raises(DamagedFrame, match="declares"):
+        open_frame(CIPHER, FrameType.BLOCK, VOLUME, b"id", frame + b"\x00")
+
+
+def test_a_frame_opens_in_its_place_only() -> None:
+    frame = seal(b"payload")
+    with pytest.raises(DamagedFrame, match="holds a BLOCK, not a RECORD"):
+        open_frame(CIPHER, FrameType.RECORD, VOLUME, b"id", frame)
+    for volume, context in ((VOLUME, b"ie"), (VOLUME, b""), (bytes(16), b"id"), (VOLUME[:-1], VOLUME[-1:])):
+        with pytest.raises(DamagedFrame, match="altered, moved"):
+            open_frame(CIPHER, FrameType.BLOCK, volume, context, frame)
+    with pytest.raises(DamagedFrame, match="altered, moved"):
+        open_frame(Xaes(bytes(32)), FrameType.BLOCK, VOLUME, b"id", frame)
+
+
+def test_the_suite_must_be_known_and_allowed() -> None:
+    frame = bytearray(seal(b"payload"))
+    with pytest.raises(DamagedFrame, match="suite 1 is not allowed"):
+        open_frame(CIPHER, FrameType.BLOCK, VOLUME, b"id", frame, suites={2})
+    frame[5] = 2
+    with pytest.raises(DamagedFrame, match="suite 2 is not allowed"):
+        open_frame(CIPHER, FrameType.BLOCK, VOLUME, b"id", frame, suites={1, 2})
+
+
+@pytest.mark.parametrize(
+    ("offset", "data", "reason"),
+    [
+        (0, b"INFG", "does not start"),
+        (4, b"\x02", "format 2"),
+        (6, b"\x00", "type 0"),
+        (6, b"\x07", "type 7"),
+        (7, b"\x02", "flags 0x2"),
+        (12, struct.pack("<I", 3), "declares 3 bytes"),
+        (12, struct.pack("<I", padme(MAX_PAYLOAD + 4) + 1), "declares"),
+        (12, b"\xff" * 4, "declares 4294967295 bytes"),
+    ],
+)
+def test_the_header_is_checked_before_anything_is_fetched(offset: int, data: bytes, reason: str) -> None:
+    header = bytearray(seal(b"payload")[:HEADER_SIZE])
+    header[offset : offset + len(data)] = data
+    with pytest.raises(DamagedFrame, match=reason):
+        frame_size(header)
+
+
+@given(st.binary(max_size=80))
+def test_noise_is_no_frame(noise: bytes) -> None:
+    with pytest.raises(DamagedFrame):
+        open_frame(CIPHER, FrameType.BLOCK, VOLUME, b"id", noise)
+
+
+def test_the_largest_declared_size_is_bounded() -> None:
+    header = bytearray(seal(b"")[:HEADER_SIZE])
+    header[12:16] = struct.pack("<I", padme(MAX_PAYLOAD + 4))
+    assert frame_size(header) <= HEADER_SIZE + TAG_SIZE + MAX_PAYLOAD * 1.12
+    with pytest.raises(ValueError, match="at most"):
+        seal_frame(CIPHER, FrameType.BLOCK, 1, NONCE, VOLUME, b"", bytes(MAX_PAYLOAD + 1))
+
+
+def test_padding_is_the_one_of_the_payload() -> None:
+    """A well authenticated frame with another padding or length is refused too."""
+    for plaintext in (struct.pack("<I", 1) + bytes(40), struct.pack("<I", 100), b"\xff" * 8):
+        header = seal(b"")[:12] + struct.pack("<I", len(plaintext)) + NONCE
+        frame = header + CIPHER.seal(NONCE, plaintext, header + VOLUME + b"id")
+        with pytest.raises(DamagedFrame, match="padding"):
+            open_frame(CIPHER, FrameType.BLOCK, VOLUME, b"id", frame)
+
+
+def test_padding_is_zeros() -> None:
+    frame = seal(b"x" * 1000)
+    header = parse_header(frame)
+    plaintext = CIPHER.open(NONCE, frame[HEADER_SIZE:], frame[:HEADER_SIZE] + VOLUME + b"id")
+    assert header.length == len(plaintext) == 1024
+    assert plaintext == struct.pack("<I", 1000) + b"x" * 1000 + bytes(20)
+
+
+def test_padme_as_published() -> None:
+    """Sizes by hand from the definition: E = floor(log2 L), S = floor(log2 E) + 1, E - S bits are zero."""
+    assert [padme(length) for length in (4, 8, 9, 16, 17, 100, 1004)] == [4, 8, 10, 16, 18, 104, 1024]
+    assert padme((1 << 20) + 4) == (1 << 20) + (1 << 15)
+
+
+@given(st.integers(min_value=2, max_value=1 << 27))
+def test_padme_holds_its_bounds(length: int) -> None:
+    padded = padme(length)
+    assert length <= padded <= length * 1.12
+    assert padme(padded) == padded

@@ -1,0 +1,293 @@
+"""What is particular to S3: signatures, headers on the wire, and what its answers mean."""
+
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from secrets import token_hex
+
+import msgspec
+import pytest
+
+from infinitfs.config.model import S3StorageRecord
+from infinitfs.errors import (
+    AccessDenied,
+    BucketNotFound,
+    InfinitfsError,
+    NoSpace,
+    ObjectExists,
+    ObjectNotFound,
+    StorageFailed,
+    StorageRejected,
+    StorageUnreachable,
+    UsageError,
+)
+from infinitfs.storage.account import StaticKeys
+from infinitfs.storage.s3 import S3Storage
+from tests.support.s3_server import S3Server
+
+KEYS = StaticKeys(access_key_id="AKIAEXAMPLE", secret_access_key=token_hex(8))
+
+
+class Stub:
+    """An HTTP server that gives each request the next canned answer and closes; None hangs up without one."""
+
+    def __init__(self) -> None:
+        self.answers: list[bytes | None] = []
+        self.heads: list[str] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with connection, connection.makefile("rb") as stream:
+                lines = list(iter(stream.readline, b"\r\n"))
+                head = b"".join(lines).decode()
+                self.heads.append(head)
+                length = re.search(r"content-length: (\d+)", head, re.IGNORECASE)
+                stream.read(int(length[1]) if length else 0)
+                answer = self.answers.pop(0)
+                if answer is not None:
+                    connection.sendall(answer)
+
+
+def answer(status: int, body: bytes = b"", *headers: str, length: int | None = None) -> bytes:
+    lines = [
+        f"HTTP/1.1 {status} Because",
+        f"Content-Length: {len(body) if length is None else length}",
+        *headers,
+    ]
+    return "\r\n".join([*lines, "Connection: close", "", ""]).encode() + body
+
+
+def refusal(status: int, code: str, extra: str = "") -> bytes:
+    return answer(status, f"<Error><Code>{code}</Code><Message>Told so.</Message>{extra}</Error>".encode())
+
+
+def named(refused: bytes) -> str:
+    found = re.search(rb"<Code>(.*)</Code>", refused)
+    return (found[1] if found else refused.split()[1]).decode()
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    made = Stub()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def faked(stub: Stub) -> S3Storage:
+    return S3Storage(record(stub.endpoint), KEYS)
+
+
+def record(endpoint: str, **changes: str | bool) -> S3StorageRecord:
+    made = S3StorageRecord(
+        name="s",
+        account="a",
+        region="eu-west-1",
+        bucket="bucket",
+        path="s_blocks",
+        endpoint=endpoint,
+        created="",
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+async def test_signatures_are_checked(s3_server: S3Server, s3_record: S3StorageRecord) -> None:
+    right = s3_server.account
+    cases = [
+        (msgspec.structs.replace(right, secret_access_key=token_hex(8)), "secret access key is not the one"),
+        (msgspec.structs.replace(right, access_key_id="UNKNOWN"), "access key id is not known"),
+        (s3_server.add_user("s3:GetObject"), "not allowed to"),
+    ]
+    for account, reason in cases:
+        storage = S3Storage(s3_record, account)
+        with pytest.raises(AccessDenied, match=reason):
+            await storage.put("a", b"1")
+        await storage.aclose()
+    storage = S3Storage(s3_record, right)
+    with pytest.raises(ObjectNotFound):
+        await storage.get("a")
+    await storage.aclose()
+
+
+async def test_a_missing_bucket(s3_server: S3Server, s3_record: S3StorageRecord) -> None:
+    storage = S3Storage(msgspec.structs.replace(s3_record, bucket="there-is-none"), s3_server.account)
+    with pytest.raises(BucketNotFound, match="there-is-none"):
+        await storage.put("a", b"1")
+    with pytest.raises(BucketNotFound, match=s3_server.endpoint):
+        await storage.describe()
+    await storage.aclose()
+
+
+async def test_nothing_outside_the_folder_is_touched(s3_server: S3Server, s3_record: S3StorageRecord) -> None:
+    client = s3_server.client()
+    bucket, path = s3_record.bucket, s3_record.path
+    foreign = [f"{path}-other/x", f"{path}x", f"{path}/", f"{path}/.hidden"]
+    for key in foreign:
+        client.put_object(Bucket=bucket, Key=key, Body=b"theirs")
+    storage = S3Storage(s3_record, s3_server.account)
+    await storage.put("v/journal/1", b"1")
+    assert [info.key async for info in storage.list("")] == ["v/journal/1"]
+    found = client.list_objects_v2(Bucket=bucket, Prefix=path)
+    assert {entry["Key"] for entry in found["Contents"]} == {*foreign, f"{path}/v/journal/1"}
+    await storage.aclose()
+
+
+async def test_a_storage_at_the_top_of_a_bucket(s3_server: S3Server, s3_record: S3StorageRecord) -> None:
+    bucket = s3_server.create_bucket()
+    storage = S3Storage(msgspec.structs.replace(s3_record, bucket=bucket, path=""), s3_server.account)
+    await storage.put("a", b"1")
+    assert storage.name == f"s3://{bucket}"
+    assert [info.key async for info in storage.list("")] == ["a"]
+    assert s3_server.client().list_objects_v2(Bucket=bucket)["Contents"][0]["Key"] == "a"
+    await storage.aclose()
+
+
+async def test_the_storage_class_is_that_of_packs_only(s3_server: S3Server, s3_record: S3StorageRecord) -> None:
+    cheap = msgspec.structs.replace(s3_record, storage_class="REDUCED_REDUNDANCY")
+    storage = S3Storage(cheap, s3_server.account)
+    for key in ("v/packs/aa/x", "v/journal/1"):
+        await storage.put(key, b"1")
+    found = s3_server.client().list_objects_v2(Bucket=cheap.bucket, Prefix=cheap.path)["Contents"]
+    assert [entry["StorageClass"] for entry in found] == ["STANDARD", "REDUCED_REDUNDANCY"]
+    await storage.aclose()
+
+
+async def test_the_endpoint_of_the_environment(
+    s3_server: S3Server, s3_record: S3StorageRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_server.endpoint)
+    storage = S3Storage(msgspec.structs.replace(s3_record, endpoint=""), s3_server.account)
+    await storage.put("a", b"1")
+    assert await storage.get("a") == b"1"
+    await storage.aclose()
+
+
+async def test_a_put_on_the_wire(stub: Stub, faked: S3Storage) -> None:
+    stub.answers = [answer(200)]
+    await faked.put("v/journal/1", b"12345", create=True)
+    head = stub.heads[0].lower()
+    assert head.startswith("put /bucket/s_blocks/v/journal/1 http/1.1")
+    assert "if-none-match: *" in head
+    assert "content-length: 5" in head
+    for absent in ("expect:", "x-amz-trailer", "x-amz-checksum", "transfer-encoding", "content-md5"):
+        assert absent not in head
+
+
+async def test_an_unconditional_service_is_looked_at_first(stub: Stub) -> None:
+    storage = S3Storage(record(stub.endpoint, conditional=False), KEYS)
+    stub.answers = [answer(404), answer(200), answer(200)]
+    await storage.put("a", b"1", create=True)
+    with pytest.raises(ObjectExists):
+        await storage.put("a", b"2", create=True)
+    assert [head.split()[0] for head in stub.heads] == ["HEAD", "PUT", "HEAD"]
+    assert "if-none-match" not in stub.heads[1].lower()
+
+
+async def test_a_service_that_ignores_ranges(stub: Stub, faked: S3Storage) -> None:
+    stub.answers = [answer(200, b"0123456789")] * 2
+    assert await faked.get("a", 3, 4) == b"3456"
+    assert await faked.get("a", 8) == b"89"
+    assert "range: bytes=3-6" in stub.heads[0].lower()
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        None,
+        answer(200, b"012345", length=10),
+        answer(206, b"012345", "Content-Range: bytes 0-9/10", length=10),
+        answer(206, b"012345", "Content-Range: bytes 0-9/10"),
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\n0123",
+        b"SSH-2.0-something-else\r\n",
+    ],
+    ids=["no answer", "cut body", "cut range", "short range", "cut chunk", "another protocol"],
+)
+async def test_an_answer_that_breaks_off_may_pass(broken: bytes | None, stub: Stub, faked: S3Storage) -> None:
+    stub.answers = [broken]
+    with pytest.raises(StorageUnreachable):
+        await faked.get("a", 0, 10)
+    assert len(stub.heads) == 1
+
+
+async def test_a_service_that_is_not_there() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    storage = S3Storage(record(endpoint), KEYS)
+    for call in (storage.get("a"), storage.put("a", b""), storage.size("a"), storage.delete("a")):
+        with pytest.raises(StorageUnreachable, match="cannot be reached"):
+            await call
+
+
+@pytest.mark.parametrize(
+    ("refused", "expected", "text"),
+    [
+        (refusal(404, "NoSuchKey"), ObjectNotFound, '"a" is missing from s3://bucket/s_blocks'),
+        (refusal(404, "NoSuchBucket"), BucketNotFound, 'no bucket "bucket"'),
+        (refusal(412, "PreconditionFailed"), ObjectExists, '"a" exists already'),
+        (refusal(409, "ConditionalRequestConflict"), StorageFailed, "Told so"),
+        (refusal(409, "OperationAborted"), StorageFailed, "Told so"),
+        (refusal(503, "SlowDown"), StorageFailed, "SlowDown"),
+        (refusal(500, "InternalError"), StorageFailed, "InternalError"),
+        (refusal(400, "RequestTimeout"), StorageFailed, "RequestTimeout"),
+        (answer(502, b"<html>Bad gateway</html>"), StorageFailed, "502"),
+        (answer(429), StorageFailed, "429"),
+        (refusal(403, "InvalidAccessKeyId"), AccessDenied, "access key id is not known"),
+        (refusal(403, "SignatureDoesNotMatch"), AccessDenied, "secret access key"),
+        (refusal(403, "AccessDenied"), AccessDenied, "not allowed"),
+        (refusal(400, "ExpiredToken"), AccessDenied, "expired"),
+        (refusal(403, "RequestTimeTooSkewed"), AccessDenied, "clock"),
+        (refusal(403, "SomethingNew"), AccessDenied, "SomethingNew: Told so"),
+        (refusal(403, "InvalidObjectState"), StorageRejected, "archived"),
+        (refusal(507, "XMinioStorageFull"), NoSpace, "quota"),
+        (refusal(501, "NotImplemented"), StorageRejected, "NotImplemented"),
+        (refusal(400, "InvalidStorageClass"), StorageRejected, "InvalidStorageClass"),
+    ],
+    ids=lambda value: named(value) if isinstance(value, bytes) else "",
+)
+async def test_what_refusals_mean(
+    refused: bytes, expected: type[InfinitfsError], text: str, stub: Stub, faked: S3Storage
+) -> None:
+    stub.answers = [refused]
+    with pytest.raises(expected, match=re.escape(text)) as caught:
+        await faked.put("a", b"1", create=True)
+    assert type(caught.value) is expected
+    assert len(stub.heads) == 1  # repeating is not done here
+
+
+async def test_a_bucket_that_is_elsewhere(stub: Stub, faked: S3Storage) -> None:
+    wrong = refusal(400, "AuthorizationHeaderMalformed", "<Region>ap-south-1</Region>")
+    moved = answer(301, b"", "x-amz-bucket-region: ap-south-1")
+    # botocore follows such an answer by itself; it is still answered the same.
+    stub.answers = [wrong, wrong, wrong, moved, moved, moved]
+    with pytest.raises(UsageError, match="--region ap-south-1") as caught:
+        await faked.put("a", b"1")
+    assert caught.value.exit_code == 2
+
+
+async def test_delete_of_what_is_not_there_by_a_service_that_minds(stub: Stub, faked: S3Storage) -> None:
+    stub.answers = [refusal(404, "NoSuchKey"), refusal(404, "NoSuchBucket")]
+    await faked.delete("a")
+    with pytest.raises(BucketNotFound):
+        await faked.delete("a")
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: record("not a url"), lambda: record("http://127.0.0.1:1", region="no such region")]
+)
+def test_a_client_that_cannot_be_made(make: Callable[[], S3StorageRecord]) -> None:
+    with pytest.raises(UsageError):
+        S3Storage(make(), KEYS)
