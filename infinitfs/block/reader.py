@@ -7,6 +7,7 @@ cache that does not open is fetched once more from the storage before it counts 
 
 import logging
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import trio
 import zstandard
@@ -19,6 +20,7 @@ from infinitfs.errors import DamagedFrame, DamagedObject, InfinitfsError
 from infinitfs.keys.frame import FrameType
 from infinitfs.keys.ring import KeyRing, Purpose
 from infinitfs.transfer.cache import PackCache
+from infinitfs.transfer.files import Offload
 
 _log = logging.getLogger(__name__)
 
@@ -28,14 +30,12 @@ _INLINE = 64 * 1024  # below this many sealed bytes a thread costs more than it 
 class BlockReader:
     """`memory` bytes of open blocks are kept."""
 
-    def __init__(
-        self, ring: KeyRing, staging: Staging, cache: PackCache, memory: int, limiter: trio.CapacityLimiter
-    ) -> None:
+    def __init__(self, ring: KeyRing, staging: Staging, cache: PackCache, memory: int, offload: Offload) -> None:
         self._ring = ring
         self._staging = staging
         self._cache = cache
         self._open = OpenBlocks(memory)
-        self._limiter = limiter
+        self._offload = offload
         self._pending: dict[int, trio.Event] = {}
 
     async def read(self, locations: Sequence[Location]) -> dict[int, bytes]:
@@ -112,9 +112,8 @@ class BlockReader:
         spans = [(location.offset, location.length) for location in locations]
         if self._staging.holds(pack):
             try:
-                return await trio.to_thread.run_sync(
-                    lambda: [self._staging.read(pack, offset, length) for offset, length in spans],
-                    limiter=self._limiter,
+                return await self._offload(
+                    lambda: [self._staging.read(pack, offset, length) for offset, length in spans]
                 )
             except FileNotFoundError:
                 pass  # acknowledged meanwhile, and moved into the cache
@@ -123,7 +122,7 @@ class BlockReader:
     async def _open_frames(self, locations: list[Location], frames: list[bytes]) -> dict[int, bytes]:
         if sum(map(len, frames)) <= _INLINE:
             return self._open_all(locations, frames)
-        return await trio.to_thread.run_sync(self._open_all, locations, frames, limiter=self._limiter)
+        return await self._offload(partial(self._open_all, locations, frames))
 
     def _open_all(self, locations: list[Location], frames: list[bytes]) -> dict[int, bytes]:
         return {

@@ -10,13 +10,13 @@ once it is closed. Nothing here runs on the event loop but dictionary look-ups; 
 import errno
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-
-import trio
 
 from infinitfs.block.index import NewFrame
 from infinitfs.block.pack import Entry
 from infinitfs.errors import InfinitfsError, LocalDiskFailed, NoSpace
+from infinitfs.transfer.files import Offload
 
 SealIndex = Callable[[str, Sequence[Entry]], bytes]
 
@@ -34,11 +34,11 @@ class _OpenPack:
 class Staging:
     """The packs in `folder`. `name` makes a new pack's name (hex), `seal_index` what ends a pack."""
 
-    def __init__(self, folder: Path, name: Callable[[], str], seal_index: SealIndex, limiter: trio.CapacityLimiter):
+    def __init__(self, folder: Path, name: Callable[[], str], seal_index: SealIndex, offload: Offload):
         self._folder = folder
         self._name = name
         self._seal_index = seal_index
-        self._limiter = limiter
+        self._offload = offload
         self._sizes: dict[str, int] = {}
         self._open: _OpenPack | None = None
 
@@ -71,7 +71,7 @@ class Staging:
         One writer at a time (the volume's flush lock). A cancelled caller waits for the disk: an append is whole.
         Raises NoSpace, with the pack as it was before; LocalDiskFailed where the disk fails otherwise.
         """
-        return await trio.to_thread.run_sync(self._append, frames, limiter=self._limiter)
+        return await self._offload(partial(self._append, frames))
 
     def _append(self, frames: Sequence[tuple[bytes, int, bytes]]) -> list[NewFrame]:
         pack = self._open
@@ -102,7 +102,7 @@ class Staging:
 
     async def close_pack(self) -> tuple[str, int] | None:
         """End the open pack with its sealed index. Returns its name and size in bytes, None where none is open."""
-        return await trio.to_thread.run_sync(self._close_pack, limiter=self._limiter)
+        return await self._offload(self._close_pack)
 
     def _close_pack(self) -> tuple[str, int] | None:
         pack = self._open

@@ -4,10 +4,11 @@ Above: the volume's flush, which gives one batch of runs of many files and commi
 `keys.ring` (ids, sealing), zstandard, `staging`.
 Invariant: what `store` returns refers only to blocks that are durable on this machine or in the storage. One batch at
 a time (the volume's flush lock): between the look-up of an id and the commit of the extents that use it, no pack may
-be condemned. All work on bytes is in threads, bounded by the limiter.
+be condemned. All work on bytes is in threads, where the offload says.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import trio
@@ -18,6 +19,7 @@ from infinitfs.block.index import BlockIndex
 from infinitfs.block.staging import Staging
 from infinitfs.keys.frame import FrameType
 from infinitfs.keys.ring import KeyRing, Purpose
+from infinitfs.transfer.files import Offload
 
 COMPRESSION_LEVEL = 1
 _WORTH = 0.97  # a block that compresses to more than this share stays as it is: reading it is cheaper
@@ -40,6 +42,10 @@ class Stored(NamedTuple):
     provisional: bool
 
 
+Frame = tuple[bytes, int, bytes]
+"""Block id, plain size, sealed bytes."""
+
+
 class _Cut(NamedTuple):
     pieces: list[Piece]
     ids: list[bytes | None]
@@ -47,23 +53,30 @@ class _Cut(NamedTuple):
 
 
 class BlockWriter:
+    """`pack_size` in bytes: a pack that has reached it is ended with `close_pack`."""
+
     def __init__(
         self,
         ring: KeyRing,
         cutter: Cutter,
         index: BlockIndex,
         staging: Staging,
-        limiter: trio.CapacityLimiter,
+        offload: Offload,
+        *,
+        pack_size: int,
+        close_pack: Callable[[], Awaitable[None]],
     ) -> None:
         self._ring = ring
         self._cutter = cutter
         self._index = index
         self._staging = staging
-        self._limiter = limiter
+        self._offload = offload
+        self._pack_size = pack_size
+        self._close_pack = close_pack
 
     async def store(self, requests: Sequence[Request]) -> list[Stored]:
         """Store a batch. Raises NoSpace or LocalDiskFailed with nothing of the batch referred to."""
-        cuts = await trio.to_thread.run_sync(self._cut, requests, limiter=self._limiter)
+        cuts = await self._offload(partial(self._cut, requests))
         ids = {id for cut in cuts for id in cut.ids if id is not None}
         known = self._index.find(ids)
         new: dict[bytes, memoryview] = {}
@@ -74,10 +87,24 @@ class BlockWriter:
                     new[id] = view[start : start + length]
                 start += length
         if new:
-            frames = await self._seal_all(list(new.items()))
-            # From here to the caller's commit there is no await: the index never shows a block without its use.
-            known |= self._index.add(await self._staging.append(frames))
+            for frames in self._portions(await self._seal_all(list(new.items()))):
+                known |= self._index.add(await self._staging.append(frames))
+                if self._staging.open_size >= self._pack_size:
+                    await self._close_pack()
         return [self._stored(request, cut, known) for request, cut in zip(requests, cuts, strict=True)]
+
+    def _portions(self, frames: list[Frame]) -> Iterator[list[Frame]]:
+        """What fits into the open pack, then into the next ones."""
+        portion: list[Frame] = []
+        room = self._pack_size - self._staging.open_size
+        for frame in frames:
+            portion.append(frame)
+            room -= len(frame[2])
+            if room <= 0:
+                yield portion
+                portion, room = [], self._pack_size
+        if portion:
+            yield portion
 
     def _cut(self, requests: Sequence[Request]) -> list[_Cut]:
         """Cut points, fingerprints and ids of a batch; a piece seen before in the batch is compared, not hashed."""
@@ -107,22 +134,22 @@ class BlockWriter:
         start = len(request.data) - length
         return not self._cutter(request.data[start:], request.offset + start, False)
 
-    async def _seal_all(self, blocks: list[tuple[bytes, memoryview]]) -> list[tuple[bytes, int, bytes]]:
+    async def _seal_all(self, blocks: list[tuple[bytes, memoryview]]) -> list[Frame]:
         """Compress and seal, in two threads where there is enough to share."""
         if sum(len(data) for _, data in blocks) < 256 * 1024:
-            return await trio.to_thread.run_sync(self._seal, blocks, limiter=self._limiter)
-        halves: list[list[tuple[bytes, int, bytes]]] = [[], []]
+            return await self._offload(partial(self._seal, blocks))
+        halves: list[list[Frame]] = [[], []]
         middle = (len(blocks) + 1) // 2
 
         async def seal(half: int, part: list[tuple[bytes, memoryview]]) -> None:
-            halves[half] = await trio.to_thread.run_sync(self._seal, part, limiter=self._limiter)
+            halves[half] = await self._offload(partial(self._seal, part))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(seal, 0, blocks[:middle])
             nursery.start_soon(seal, 1, blocks[middle:])
         return halves[0] + halves[1]
 
-    def _seal(self, blocks: list[tuple[bytes, memoryview]]) -> list[tuple[bytes, int, bytes]]:
+    def _seal(self, blocks: list[tuple[bytes, memoryview]]) -> list[Frame]:
         compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL, write_checksum=False)
         frames = []
         for id, data in blocks:

@@ -20,6 +20,7 @@ from infinitfs.keys.identity import Identity
 from infinitfs.mount.request import MountRequest
 from infinitfs.mount.session import DEADLINE, Folders, open_session, take_lock
 from infinitfs.storage.account import Account
+from infinitfs.transfer.background import together
 from infinitfs.transfer.base import Transfer
 from infinitfs.transfer.client import open_transfer
 from infinitfs.transfer.protocol import Open
@@ -134,7 +135,7 @@ async def _delete_all(transfer: Transfer, keys: list[str]) -> None:
         async with limiter:
             await transfer.delete(key)
 
-    async with trio.open_nursery(strict_exception_groups=False) as nursery:
+    async with together() as nursery:
         for key in keys:
             nursery.start_soon(delete, key)
 
@@ -148,7 +149,7 @@ def collect_garbage(
         async with open_session(paths, MountRequest(volume=record.name), identity, account) as session:
             return await session.volume.collector.collect()
 
-    return trio.run(collect, strict_exception_groups=False)
+    return trio.run(collect)
 
 
 def _with_storage(storage: StorageRecord, account: Account | None, work: Callable[[Transfer], Awaitable[R]]) -> R:
@@ -156,4 +157,4 @@ def _with_storage(storage: StorageRecord, account: Account | None, work: Callabl
         async with open_transfer(Open(record=storage, account=account, deadline=DEADLINE)) as transfer:
             return await work(transfer)
 
-    return trio.run(run, strict_exception_groups=False)
+    return trio.run(run)

@@ -167,7 +167,7 @@ def _run(
     *,
     ready: Callable[[], None],
 ) -> None:
-    trio.run(_serve, paths, request, identity, account, ready, strict_exception_groups=False)
+    trio.run(_serve, paths, request, identity, account, ready)
 
 
 async def _serve(

@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import trio
@@ -29,15 +30,18 @@ from infinitfs.block.pack import seal_index
 from infinitfs.block.reader import BlockReader
 from infinitfs.block.staging import Staging
 from infinitfs.block.writer import BlockWriter
-from infinitfs.config.model import StorageRecord, UserRecord, VolumeRecord
+from infinitfs.config.model import StorageRecord, VolumeRecord
 from infinitfs.config.paths import Paths, make_private
 from infinitfs.config.store import Store
 from infinitfs.errors import DamagedRecord, NotDrained, StateLocked, StorageUnreachable
+from infinitfs.keys import RandomBytes
 from infinitfs.keys.identity import Identity
 from infinitfs.mount.request import MountRequest
 from infinitfs.storage.account import Account
+from infinitfs.transfer.background import together
 from infinitfs.transfer.cache import PackCache, open_cache
 from infinitfs.transfer.client import TransferClient, open_transfer
+from infinitfs.transfer.files import Offload, Threads
 from infinitfs.transfer.protocol import Open
 from infinitfs.volume.blocks import Blocks
 from infinitfs.volume.checkpoint import Checkpointer
@@ -143,7 +147,7 @@ class Session:
         await self.volume.settle()
         publisher = self.volume.publisher
         with trio.CancelScope() as scope:
-            async with trio.open_nursery(strict_exception_groups=False) as nursery:
+            async with together() as nursery:
                 nursery.start_soon(_watch, publisher, patience, scope)
                 await publisher.publish_all()
                 nursery.cancel_scope.cancel()
@@ -162,6 +166,15 @@ async def _watch(publisher: Publisher, patience: float, scope: trio.CancelScope)
         elif trio.current_time() - since >= patience:
             scope.cancel()
         await trio.sleep(0.2)
+
+
+class Machine(NamedTuple):
+    """What a session takes from the machine it runs on."""
+
+    clock: Clock
+    random: RandomBytes
+    offload: Offload
+    host: str
 
 
 class Folders:
@@ -191,11 +204,11 @@ def take_lock(folders: Folders, name: str) -> int:
     return descriptor
 
 
-def _own_state(folders: Folders) -> str:
+def _own_state(folders: Folders, random: RandomBytes) -> str:
     """This state folder's name among owners: random, made once."""
     if not folders.state_id.exists():
         fresh = folders.state_id.with_suffix(".new")
-        fresh.write_text(secrets.token_hex(16))
+        fresh.write_text(random(16).hex())
         fresh.rename(folders.state_id)
     return folders.state_id.read_text()
 
@@ -239,8 +252,17 @@ async def open_session(
         lock = take_lock(folders, record.name)
         stack.callback(os.close, lock)
         transfer = await stack.enter_async_context(open_transfer(_opening(request, storage, account), inherit=[lock]))
-        session = await stack.enter_async_context(_compose(request, user, storage, opened, identity, folders, transfer))
-        yield session
+        session = compose(
+            request=request,
+            user=user.name,
+            capacity=storage.capacity,
+            opened=opened,
+            identity=identity,
+            folders=folders,
+            transfer=transfer,
+            machine=Machine(Clock(), secrets.token_bytes, Threads(_THREADS), socket.gethostname()),
+        )
+        yield await stack.enter_async_context(session)
 
 
 def _opening(request: MountRequest, storage: StorageRecord, account: Account | None) -> Open:
@@ -255,18 +277,21 @@ def _opening(request: MountRequest, storage: StorageRecord, account: Account | N
 
 
 @asynccontextmanager
-async def _compose(
+async def compose(
+    *,
     request: MountRequest,
-    user: UserRecord,
-    storage: StorageRecord,
+    user: str,
+    capacity: int,
     opened: OpenedVolume,
     identity: Identity,
     folders: Folders,
     transfer: TransferClient,
+    machine: Machine,
 ) -> AsyncIterator[Session]:
-    ring, clock, limiter = opened.ring, Clock(), trio.CapacityLimiter(_THREADS)
+    """The volume over a transfer that is open already; see `open_session`. `machine` may be a simulated one."""
+    ring, offload, random, clock = opened.ring, machine.offload, machine.random, machine.clock
     volume_id = opened.volume_id.hex()
-    state = _own_state(folders)
+    state = _own_state(folders, random)
     opening = Opening(
         name=request.volume,
         path=folders.database,
@@ -274,24 +299,21 @@ async def _compose(
         members=opened.member,
         transfer=transfer,
         folder=folders.checkpoint,
-        limiter=limiter,
+        offload=offload,
     )
-    database, history, _ = await opening.open(state)
+    database, history = await opening.open(state)
     async with AsyncExitStack() as stack:
         stack.callback(database.close)
         writable = not request.read_only
         claim = writable and opening.needs_claim(history, state, take_over=request.take_over)
         namespace, blocks = Namespace(database), Blocks(database)
         _load(database, namespace, blocks)
-        staging = Staging(
-            folders.staging, lambda: secrets.token_hex(16), partial(seal_index, ring), trio.CapacityLimiter(1)
-        )
+        staging = Staging(folders.staging, lambda: random(16).hex(), partial(seal_index, ring), offload)
         stack.callback(staging.close)
         cache = await stack.enter_async_context(
-            open_cache(folders.cache, request.cache_size, transfer, partial(pack_key, volume_id))
+            open_cache(folders.cache, request.cache_size, transfer, partial(pack_key, volume_id), offload=offload)
         )
         flush_lock = trio.Lock()
-        owner = Owner(state, user.name, socket.gethostname(), request.directory or "no folder", clock.timestamp())
         publisher = Publisher(
             name=request.volume,
             database=database,
@@ -300,12 +322,12 @@ async def _compose(
             cache=cache,
             ring=ring,
             identity=identity,
-            owner=owner,
+            owner=Owner(state, user, machine.host, request.directory or "no folder", clock.timestamp()),
             history=history,
             transfer=transfer,
             clock=clock,
             flush_lock=flush_lock,
-            limiter=limiter,
+            offload=offload,
         )
         checkpointer = Checkpointer(
             database=database,
@@ -315,23 +337,27 @@ async def _compose(
             history=history,
             transfer=transfer,
             folder=folders.checkpoint,
-            random=secrets.token_bytes,
-            limiter=limiter,
+            random=random,
+            offload=offload,
         )
         publisher.at_cut = checkpointer.at_cut
         publisher.at_acknowledged = checkpointer.at_acknowledged
+        writer = BlockWriter(
+            ring,
+            make_cutter(opened),
+            blocks,
+            staging,
+            offload,
+            pack_size=opened.parameters.pack,
+            close_pack=publisher.close_pack,
+        )
         volume = Volume(
             database=database,
             namespace=namespace,
             blocks=blocks,
-            reader=BlockReader(ring, staging, cache, request.memory, limiter),
+            reader=BlockReader(ring, staging, cache, request.memory, offload),
             write_back=WriteBack(
-                namespace=namespace,
-                blocks=blocks,
-                writer=BlockWriter(ring, make_cutter(opened), blocks, staging, limiter),
-                publisher=publisher,
-                pack_size=opened.parameters.pack,
-                lock=flush_lock,
+                namespace=namespace, blocks=blocks, writer=writer, publisher=publisher, lock=flush_lock
             ),
             publisher=publisher,
             checkpointer=checkpointer,
@@ -346,12 +372,12 @@ async def _compose(
             ),
             clock=clock,
             writable=writable,
-            capacity=storage.capacity,
-            kernel_times=bool(request.directory),
+            capacity=capacity,
+            kernel_times=bool(request.directory) and writable,
             remote_fsync=request.fsync == "remote",
         )
         if writable:
-            await _recover(staging, blocks, publisher, limiter)
+            await _recover(staging, blocks, publisher, offload)
         session = Session(
             request=request, opened=opened, volume=volume, staging=staging, cache=cache, transfer=transfer
         )
@@ -360,9 +386,13 @@ async def _compose(
                 await _claim(publisher)
             if writable:
                 volume.take_charge(os.getuid(), os.getgid())
-            yield session
-            await volume.settle()
-            if writable and publisher.fenced is None and not publisher.unsent and publisher.trouble is None:
+            try:
+                yield session
+            finally:
+                if writable:
+                    with trio.CancelScope(shield=True):
+                        await volume.settle()
+            if writable:
                 await _release(publisher)
 
 
@@ -374,7 +404,10 @@ async def _claim(publisher: Publisher) -> None:
 
 
 async def _release(publisher: Publisher) -> None:
-    """Give the volume up. Without an answer in time it stays ours: the next mount here goes on as its owner."""
+    """Give the volume up, if all of it is in the storage. Without an answer in time it stays ours: the next mount
+    here goes on as its owner."""
+    if publisher.fenced is not None or publisher.unsent or publisher.trouble is not None:
+        return
     with trio.move_on_after(GIVE_UP):
         await publisher.wait_for(await publisher.announce(Kind.RELEASE))
 
@@ -389,10 +422,9 @@ def _load(database: Database, namespace: Namespace, blocks: Blocks) -> None:
     blocks.load()
 
 
-async def _recover(staging: Staging, blocks: Blocks, publisher: Publisher, limiter: trio.CapacityLimiter) -> None:
+async def _recover(staging: Staging, blocks: Blocks, publisher: Publisher, offload: Offload) -> None:
     """Take over what a killed process left staged; a pack that it had open is closed as it is."""
     known = blocks.unfinished()
-    left_open = await trio.to_thread.run_sync(staging.recover, known, limiter=limiter)
-    for name in left_open:
-        staging.reopen(name, known[name][1])
+    for name in await offload(partial(staging.recover, known)):
+        await offload(partial(staging.reopen, name, known[name][1]))
         await publisher.close_pack()

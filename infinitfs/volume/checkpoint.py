@@ -15,6 +15,7 @@ claims are never trimmed.
 import logging
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,7 +30,9 @@ from infinitfs.keys import RandomBytes
 from infinitfs.keys.frame import FrameType
 from infinitfs.keys.identity import Identity
 from infinitfs.keys.ring import KeyRing, Purpose
+from infinitfs.transfer.background import together
 from infinitfs.transfer.base import Transfer
+from infinitfs.transfer.files import Offload
 from infinitfs.volume.database import Database
 from infinitfs.volume.history import History, Point
 from infinitfs.volume.journal import JOURNAL
@@ -100,7 +103,7 @@ class Checkpointer:
         transfer: Transfer,
         folder: Path,
         random: RandomBytes,
-        limiter: trio.CapacityLimiter,
+        offload: Offload,
     ) -> None:
         self._database = database
         self._ring = ring
@@ -110,7 +113,7 @@ class Checkpointer:
         self._transfer = transfer
         self._folder = folder
         self._random = random
-        self._limiter = limiter
+        self._offload = offload
         self._volume = ring.volume_id.hex()
         self._pinned: _Pinned | None = None
         self._wanted = trio.Event()
@@ -161,9 +164,7 @@ class Checkpointer:
             self._last = await self._fetch(self._history.point.checkpoints[-1])
         known = {group.digest: group for group in self._last.groups} if self._last else {}
         with trio.CancelScope(shield=True):
-            size, groups, packs = await trio.to_thread.run_sync(
-                self._export, pinned.connection, known, limiter=self._limiter
-            )
+            size, groups, packs = await self._offload(partial(self._export, pinned.connection, known))
         pinned.connection.close()  # the log may start over; only the sealed groups are needed from here on
         await pinned.reached.wait()
         assert pinned.point is not None
@@ -261,7 +262,7 @@ async def restore(
     members: Members,
     transfer: Transfer,
     folder: Path,
-    limiter: trio.CapacityLimiter,
+    offload: Offload,
 ) -> Point | None:
     """Fill an empty database file from the newest checkpoint that opens; None where the volume has none.
 
@@ -275,7 +276,7 @@ async def restore(
         try:
             data = await transfer.get(CHECKPOINTS.key(volume, position))
             manifest = open_manifest(ring, members, position, data)
-            await _fill(database, ring, transfer, folder, limiter, manifest)
+            await _fill(database, ring, transfer, folder, offload, manifest)
             return manifest.point
         except (IntegrityError, ObjectNotFound) as error:
             _log.error("The checkpoint %d cannot be used, an older one is tried: %s", position, error)
@@ -290,7 +291,7 @@ async def _fill(
     ring: KeyRing,
     transfer: Transfer,
     folder: Path,
-    limiter: trio.CapacityLimiter,
+    offload: Offload,
     manifest: Manifest,
 ) -> None:
     ends: dict[str, int] = {}
@@ -304,14 +305,14 @@ async def _fill(
             await transfer.download(pack_key(volume, pack), 0, end, folder / pack)
 
     try:
-        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+        async with together() as nursery:
             for pack, end in ends.items():
                 nursery.start_soon(fetch, pack, end)
 
         def read_group(number: int) -> bytes:
             return _open_group(ring, folder, manifest.groups[number])
 
-        await trio.to_thread.run_sync(import_pages, database.connection, manifest.size, read_group, limiter=limiter)
+        await offload(partial(import_pages, database.connection, manifest.size, read_group))
     finally:
         for pack in ends:
             (folder / pack).unlink(missing_ok=True)

@@ -19,6 +19,7 @@ must be atomic does not await between its statements.
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import apsw
 import trio
 
 from infinitfs.errors import DamagedRecord, IntegrityError, LocalDiskFailed, NoSpace
+from infinitfs.transfer.files import Offload
 from infinitfs.volume.schema import JOURNALED, PAGE_SIZE, SCHEMA
 
 Parameter = int | bytes | str | None
@@ -36,10 +38,10 @@ LOG_LIMIT = 16 * 2**20  # bytes of log after which it is copied into the main fi
 class Database:
     """The database at `path`, sealed with the 32-byte `key`."""
 
-    def __init__(self, path: Path, key: bytes, limiter: trio.CapacityLimiter) -> None:
+    def __init__(self, path: Path, key: bytes, offload: Offload) -> None:
         self.path = path
         self._key = key
-        self._limiter = limiter
+        self._offload = offload
         self.connection = self.connect()
         self.failed: LocalDiskFailed | None = None
         self.position = 0
@@ -193,7 +195,7 @@ class Database:
             mark = self._commits
             try:
                 with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(os.fdatasync, self._log, limiter=self._limiter)
+                    await self._offload(partial(os.fdatasync, self._log))
                 self._synced = max(self._synced, mark)
             except OSError as error:
                 self.failed = LocalDiskFailed(path=f"{self.path}-wal", reason=os.strerror(error.errno or 0))
@@ -223,12 +225,12 @@ class Database:
         self._relieving = True
         connection = None
         try:
-            connection = await trio.to_thread.run_sync(self.connect, limiter=self._limiter)
+            connection = await self._offload(self.connect)
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(_checkpoint, connection, limiter=self._limiter)
+                await self._offload(partial(_checkpoint, connection))
                 self.resting = trio.Event()
                 self.commit()
-                await trio.to_thread.run_sync(_checkpoint, connection, limiter=self._limiter)
+                await self._offload(partial(_checkpoint, connection))
         except apsw.Error as error:
             self.failed = LocalDiskFailed(path=str(self.path), reason=str(error))
         finally:

@@ -10,13 +10,14 @@ Invariants.
 """
 
 import logging
+from functools import partial
 from pathlib import Path
-
-import trio
 
 from infinitfs.errors import Fenced, HistoryRolledBack, ObjectNotFound, StorageUnreachable, VolumeOwned
 from infinitfs.keys.ring import KeyRing
+from infinitfs.transfer.background import together
 from infinitfs.transfer.base import Transfer
+from infinitfs.transfer.files import Offload
 from infinitfs.volume.checkpoint import CHECKPOINTS, restore
 from infinitfs.volume.database import Database
 from infinitfs.volume.history import History
@@ -41,7 +42,7 @@ class Opening:
         members: Members,
         transfer: Transfer,
         folder: Path,
-        limiter: trio.CapacityLimiter,
+        offload: Offload,
     ) -> None:
         self._name = name
         self._path = path
@@ -49,11 +50,11 @@ class Opening:
         self._members = members
         self._transfer = transfer
         self._folder = folder
-        self._limiter = limiter
+        self._offload = offload
         self._volume = ring.volume_id.hex()
 
-    async def open(self, state: str) -> tuple[Database, History, bool]:
-        """The local database, caught up with the storage; and whether the storage could be asked.
+    async def open(self, state: str) -> tuple[Database, History]:
+        """The local database, caught up with the storage (or, while that is away, as it was).
 
         `state` is this state folder's own name among owners. Raises what `catch_up` raises.
         """
@@ -65,7 +66,8 @@ class Opening:
                 _log.info("The local state is older than the storage's journal: it is made anew from a checkpoint.")
                 _remove(self._path)
                 database, history = await self._open_database()
-            return database, history, await self.catch_up(database, history, state)
+            await self.catch_up(database, history, state)
+            return database, history
         except BaseException:
             database.close()
             raise
@@ -77,8 +79,8 @@ class Opening:
         fresh = self._path.with_suffix(".new")
         if not self._path.exists():
             await self._build(fresh)
-            await trio.to_thread.run_sync(fresh.rename, self._path, limiter=self._limiter)
-        database = Database(self._path, self._ring.database_key(), self._limiter)
+            await self._offload(partial(fresh.rename, self._path))
+        database = Database(self._path, self._ring.database_key(), self._offload)
         database.open_log()
         history = History(database)
         database.position = _next_position(database, history)
@@ -87,7 +89,7 @@ class Opening:
     async def _build(self, path: Path) -> None:
         """A database under another name until it is whole, so that a crash leaves none that is not."""
         _remove(path)
-        database = Database(path, self._ring.database_key(), self._limiter)
+        database = Database(path, self._ring.database_key(), self._offload)
         try:
             point = await restore(
                 database=database,
@@ -95,7 +97,7 @@ class Opening:
                 members=self._members,
                 transfer=self._transfer,
                 folder=self._folder,
-                limiter=self._limiter,
+                offload=self._offload,
             )
             if point is None:
                 database.create()
@@ -110,8 +112,8 @@ class Opening:
 
     # --- catching up with the storage ---
 
-    async def catch_up(self, database: Database, history: History, state: str) -> bool:
-        """Apply what other owners wrote since; False where the storage is away and the volume is ours anyway.
+    async def catch_up(self, database: Database, history: History, state: str) -> None:
+        """Apply what other owners wrote since; nothing while the storage is away and the volume is ours anyway.
 
         `state` is this state folder's own. Raises HistoryRolledBack, DamagedObject by name, Fenced where there are
         unsent changes that no longer fit, StorageUnreachable where the storage is needed.
@@ -121,13 +123,11 @@ class Opening:
             while found := await self._following(history.position):
                 for position, data in found:
                     if not await self._apply(database, history, position, data):
-                        return True
+                        return
         except StorageUnreachable:
             owner = history.point.owner
-            if owner is not None and owner.state == state:
-                return False
-            raise
-        return True
+            if owner is None or owner.state != state:
+                raise
 
     async def _is_outdated(self, history: History) -> bool:
         """Whether the records that follow were trimmed behind a newer checkpoint. False while the storage is away."""
@@ -177,7 +177,7 @@ class Opening:
             except ObjectNotFound:
                 return
 
-        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+        async with together() as nursery:
             for number in range(position + 2, position + 1 + _AHEAD):
                 nursery.start_soon(fetch, number)
         found = []
@@ -192,9 +192,7 @@ class Opening:
         row = database.row("SELECT hash FROM records WHERE position = ?", (position,))
         if row is not None and bytes(row[0]) == object_hash(data):
             return False
-        record = await trio.to_thread.run_sync(
-            open_record, self._ring, self._members, position, data, limiter=self._limiter
-        )
+        record = await self._offload(partial(open_record, self._ring, self._members, position, data))
         if record.previous != history.hash:
             raise HistoryRolledBack(volume=self._name, sequence=str(position))
         self._check_nothing_unsent(database, f"{record.owner.user} on {record.owner.host}")

@@ -28,6 +28,7 @@ from infinitfs.keys.identity import Identity
 from infinitfs.keys.ring import KeyRing
 from infinitfs.transfer.base import Transfer
 from infinitfs.transfer.cache import PackCache
+from infinitfs.transfer.files import Offload
 from infinitfs.volume.blocks import Blocks
 from infinitfs.volume.clock import Clock
 from infinitfs.volume.database import Database
@@ -61,7 +62,7 @@ class Publisher:
         transfer: Transfer,
         clock: Clock,
         flush_lock: trio.Lock,
-        limiter: trio.CapacityLimiter,
+        offload: Offload,
     ) -> None:
         self._name = name
         self._database = database
@@ -75,7 +76,7 @@ class Publisher:
         self._transfer = transfer
         self._clock = clock
         self._flush_lock = flush_lock
-        self._limiter = limiter
+        self._offload = offload
         self._volume = ring.volume_id.hex()
         self._sealing = trio.Lock()
         self._progress = trio.Event()
@@ -98,10 +99,6 @@ class Publisher:
     def position(self) -> int:
         """The last position that the storage has acknowledged."""
         return self._history.position
-
-    @property
-    def open_pack_size(self) -> int:
-        return self._staging.open_size
 
     @property
     def pending_records(self) -> int:
@@ -175,7 +172,7 @@ class Publisher:
         row = self._database.row("SELECT hash FROM records WHERE position = ?", (position - 1,))
         previous = bytes(row[0]) if row else self._history.hash
         record = Record(self._ring.volume_id, position, previous, kind, self.owner, self._clock.timestamp(), changesets)
-        data = await trio.to_thread.run_sync(seal_record, self._ring, self._identity, record, limiter=self._limiter)
+        data = await self._offload(partial(seal_record, self._ring, self._identity, record))
         self._database.begin()
         self._database.connection.execute(
             "INSERT INTO records VALUES (?, ?, ?, ?)", (position, kind.value, object_hash(data), data)

@@ -20,6 +20,7 @@ from infinitfs.block.reader import BlockReader
 from infinitfs.errors import DamagedObject, FileTooLarge, ObjectNotFound, ReadOnly
 from infinitfs.file.extents import Edit, Extent
 from infinitfs.file.file import File
+from infinitfs.transfer.background import together
 from infinitfs.volume.blocks import END, Blocks
 from infinitfs.volume.checkpoint import Checkpointer
 from infinitfs.volume.clock import Clock
@@ -87,7 +88,7 @@ class Volume:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """The background of an open volume: commits, syncs, flushes, uploads, checkpoints."""
-        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+        async with together() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._commit_in_time)
             nursery.start_soon(self._sync_in_time)

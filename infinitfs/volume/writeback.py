@@ -33,7 +33,7 @@ _TICK = 0.5
 
 
 class WriteBack:
-    """Files with something in memory only. `pack_size` in bytes: when the open pack is closed."""
+    """Files with something in memory only."""
 
     def __init__(
         self,
@@ -42,14 +42,12 @@ class WriteBack:
         blocks: Blocks,
         writer: BlockWriter,
         publisher: Publisher,
-        pack_size: int,
         lock: trio.Lock,
     ) -> None:
         self._namespace = namespace
         self._blocks = blocks
         self._writer = writer
         self._publisher = publisher
-        self._pack_size = pack_size
         self._lock = lock
         self._dirty: dict[int, File] = {}
         self._wanted: dict[int, File] = {}
@@ -158,8 +156,6 @@ class WriteBack:
         self._publisher.changed()
         self._flushed.set()
         self._flushed = trio.Event()
-        if self._publisher.open_pack_size >= self._pack_size:
-            await self._publisher.close_pack()
 
     def _commit(self, file: File, edits: list[Edit]) -> None:
         try:
