@@ -101,8 +101,9 @@ class StateLocked(InUse):
 
 class Fenced(InUse):
     message = (
-        'The volume "{volume}" was taken over by {owner}: this mount is read-only, its unsent changes are kept in '
-        "{state}; unmount it and mount again."
+        'The volume "{volume}" was taken over by {owner}: nothing is written here any more, and the unsent changes of '
+        "this machine are kept in {state}; `infinitfs volume set-aside {volume}` moves them away, so that it can be "
+        "mounted again."
     )
     errno = errno.EROFS
 
@@ -185,7 +186,7 @@ class DamagedRecord(IntegrityError):
 class HistoryRolledBack(IntegrityError):
     message = (
         'The storage of volume "{volume}" shows an older or forked history (record {sequence}): it is not what this '
-        "machine saw last; restore the storage, or forget this machine's state on purpose."
+        "machine saw last; restore the storage or, to accept it as it is, `infinitfs volume set-aside {volume}`."
     )
 
 

@@ -185,6 +185,23 @@ def _parameters(chunking: str, block_size: int | None) -> "Parameters":
         raise UsageError(problem=f"--block-size is from {limits} with --chunking {chunking}.") from None
 
 
+@volume.command("set-aside", example="infinitfs volume set-aside drive")
+@named("volume")
+@pass_invocation
+def set_aside(invocation: Invocation, name: str) -> None:
+    """Move this machine's state of a volume away; the next mount starts from what the storage holds.
+
+    For a storage that was restored to an older state on purpose, and for changes that another machine's take-over kept
+    from being sent. What is moved is kept, not deleted.
+    """
+    from infinitfs.mount.admin import set_aside as move_away
+
+    kept = move_away(invocation.paths, invocation.store.volumes.get(name))
+    where = str(kept) if kept is not None else ""
+    text = f'Kept this machine\'s state of "{name}" in {where}.' if kept else f'There is no state of "{name}" here.'
+    invocation.answer({"volume": name, "kept": where}, text)
+
+
 def _delete_data(invocation: Invocation, record: "VolumeRecord") -> None:
     from infinitfs.cli.account import account_of_storage
     from infinitfs.mount.admin import delete_volume

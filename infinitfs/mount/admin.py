@@ -9,12 +9,13 @@ import logging
 import os
 import shutil
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TypeVar
 
 import trio
 
 from infinitfs.config.model import StorageRecord, UserRecord, VolumeRecord
-from infinitfs.config.paths import Paths
+from infinitfs.config.paths import Paths, make_private
 from infinitfs.errors import InfinitfsError, NotMember
 from infinitfs.keys.identity import Identity
 from infinitfs.mount.request import MountRequest
@@ -124,6 +125,30 @@ def delete_volume(paths: Paths, record: VolumeRecord, storage: StorageRecord, ac
         _with_storage(storage, account, delete)
         shutil.rmtree(folders.cache)
         shutil.rmtree(folders.state)
+    finally:
+        os.close(lock)
+
+
+def set_aside(paths: Paths, record: VolumeRecord) -> Path | None:
+    """Move this machine's state of a volume out of the way, so that the next mount starts from what the storage holds.
+
+    Returns the folder that keeps it, sealed as it was; None where there was none. Raises StateLocked.
+    """
+    folders = Folders(paths, record.volume, "")
+    lock = take_lock(folders, record.name)
+    try:
+        kept = make_private(folders.state / f"aside-{Clock().timestamp().replace(':', '')}")
+        moved = [
+            path
+            for path in folders.state.iterdir()
+            if path.name.startswith(folders.database.name) or path == folders.staging
+        ]
+        for path in sorted(moved, reverse=True):  # the log before its database: neither is ever used without the other
+            path.rename(kept / path.name)
+        if not moved:
+            kept.rmdir()
+            return None
+        return kept
     finally:
         os.close(lock)
 

@@ -50,9 +50,11 @@ from infinitfs.volume.collector import Collector
 from infinitfs.volume.database import Database
 from infinitfs.volume.descriptor import OpenedVolume, Parameters, open_descriptor
 from infinitfs.volume.journal import Kind, Owner
+from infinitfs.volume.lease import Lease
 from infinitfs.volume.namespace import Namespace
 from infinitfs.volume.opening import Opening
 from infinitfs.volume.publisher import Publisher
+from infinitfs.volume.room import Room
 from infinitfs.volume.volume import Volume
 from infinitfs.volume.writeback import WriteBack
 
@@ -322,6 +324,7 @@ async def compose(
             cache=cache,
             ring=ring,
             identity=identity,
+            members=opened.member,
             owner=Owner(state, user, machine.host, request.directory or "no folder", clock.timestamp()),
             history=history,
             transfer=transfer,
@@ -342,6 +345,7 @@ async def compose(
         )
         publisher.at_cut = checkpointer.at_cut
         publisher.at_acknowledged = checkpointer.at_acknowledged
+        room = Room(blocks=blocks, staging=staging, database=database, capacity=capacity, backlog=request.backlog)
         writer = BlockWriter(
             ring,
             make_cutter(opened),
@@ -357,7 +361,7 @@ async def compose(
             blocks=blocks,
             reader=BlockReader(ring, staging, cache, request.memory, offload),
             write_back=WriteBack(
-                namespace=namespace, blocks=blocks, writer=writer, publisher=publisher, lock=flush_lock
+                namespace=namespace, blocks=blocks, writer=writer, publisher=publisher, lock=flush_lock, room=room
             ),
             publisher=publisher,
             checkpointer=checkpointer,
@@ -372,6 +376,8 @@ async def compose(
             ),
             clock=clock,
             writable=writable,
+            lease=Lease(ring=ring, members=opened.member, transfer=transfer, publisher=publisher, clock=clock),
+            room=room,
             capacity=capacity,
             kernel_times=bool(request.directory) and writable,
             remote_fsync=request.fsync == "remote",

@@ -7,12 +7,15 @@ Invariant: no decision about ownership or order is ever taken from it.
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import NamedTuple
 
 
 class Clock(NamedTuple):
     now: Callable[[], int] = time.time_ns
     """Nanoseconds since the epoch."""
+    elapsed: Callable[[], float] = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+    """Seconds that passed, those in which the machine was suspended included."""
 
     def timestamp(self) -> str:
         """RFC 3339 in UTC, to the second."""

@@ -46,6 +46,8 @@ class Database:
         self.failed: LocalDiskFailed | None = None
         self.position = 0
         """The journal position that the record to come will have; set by who opens the journal."""
+        self.outbox_bytes = 0
+        """Bytes of changesets that no record holds yet; set by who opens the journal, and by who seals a record."""
         self.before_commit: Callable[[], None] = lambda: None
         """Called inside every transaction before it ends, to write out what was gathered in memory."""
         self.in_transaction = False
@@ -133,6 +135,7 @@ class Database:
                     self.connection.execute(
                         "INSERT INTO outbox (position, changeset) VALUES (?, ?)", (self.position, changeset)
                     )
+                    self.outbox_bytes += len(changeset)
             self.connection.execute("COMMIT")
         except apsw.FullError:
             self._roll_back()

@@ -61,6 +61,15 @@ def seal_record(ring: KeyRing, identity: Identity, record: Record) -> bytes:
     return JOURNAL.seal(ring, identity, record.position, msgspec.msgpack.encode(record))
 
 
+def describe_owner(ring: KeyRing, members: Members, position: int, data: bytes) -> str:
+    """Who wrote a record, for a message; a record that does not open was written by somebody else, too."""
+    try:
+        owner = open_record(ring, members, position, data).owner
+    except DamagedObject:
+        return "another machine"
+    return f"{owner.user} on {owner.host} at {owner.mountpoint}"
+
+
 def open_record(ring: KeyRing, members: Members, position: int, data: bytes) -> Record:
     """The record of an object. Raises DamagedObject by name."""
     body = JOURNAL.open(ring, members, position, data)

@@ -84,6 +84,7 @@ class Opening:
         database.open_log()
         history = History(database)
         database.position = _next_position(database, history)
+        database.outbox_bytes = database.value("SELECT sum(length(changeset)) FROM outbox")
         return database, history
 
     async def _build(self, path: Path) -> None:

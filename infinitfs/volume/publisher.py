@@ -33,7 +33,8 @@ from infinitfs.volume.blocks import Blocks
 from infinitfs.volume.clock import Clock
 from infinitfs.volume.database import Database
 from infinitfs.volume.history import History
-from infinitfs.volume.journal import JOURNAL, Kind, Owner, Record, object_hash, seal_record
+from infinitfs.volume.journal import JOURNAL, Kind, Owner, Record, describe_owner, object_hash, seal_record
+from infinitfs.volume.signed import Members
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class Publisher:
         cache: PackCache,
         ring: KeyRing,
         identity: Identity,
+        members: Members,
         owner: Owner,
         history: History,
         transfer: Transfer,
@@ -71,6 +73,7 @@ class Publisher:
         self._cache = cache
         self._ring = ring
         self._identity = identity
+        self._members = members
         self.owner = owner
         self._history = history
         self._transfer = transfer
@@ -117,7 +120,7 @@ class Publisher:
         return (
             self._staging.waiting
             + self._count("SELECT coalesce(sum(length(object)), 0) FROM records")
-            + self._count("SELECT coalesce(sum(length(changeset)), 0) FROM outbox")
+            + self._database.outbox_bytes
         )
 
     def _count(self, sql: str) -> int:
@@ -178,6 +181,7 @@ class Publisher:
             "INSERT INTO records VALUES (?, ?, ?, ?)", (position, kind.value, object_hash(data), data)
         )
         self._database.connection.execute("DELETE FROM outbox WHERE position = ?", (position,))
+        self._database.outbox_bytes -= sum(map(len, changesets))
         await self._database.sync()
         self._notify()
 
@@ -187,6 +191,19 @@ class Publisher:
         """Something was committed that the storage does not have."""
         if self._unsent_since is None:
             self._unsent_since = trio.current_time()
+
+    def is_own(self, position: int, data: bytes) -> bool:
+        """Whether `data` is the record that this machine has cut for `position`."""
+        row = self._database.row("SELECT hash FROM records WHERE position = ?", (position,))
+        return row is not None and bytes(row[0]) == object_hash(data)
+
+    def fence(self, owner: str) -> Fenced:
+        """Another owner has written: nothing of ours is sent any more, and all of it is kept."""
+        if self.fenced is None:
+            self.fenced = Fenced(volume=self._name, owner=owner, state=str(self._database.path.parent))
+            _log.error("%s", self.fenced)
+            self._notify()
+        return self.fenced
 
     def _notify(self) -> None:
         """Wake everyone who waits for something to happen here."""
@@ -212,7 +229,7 @@ class Publisher:
                 continue
             aged = trio.current_time() - self._unsent_since >= LINGER and self.pending_records < _WAITING
             try:
-                if aged or self._count("SELECT coalesce(sum(length(changeset)), 0) FROM outbox") >= _GATHERED:
+                if aged or self._database.outbox_bytes >= _GATHERED:
                     await self.cut()
             except InfinitfsError as error:
                 _log.error("%s", error)
@@ -226,8 +243,11 @@ class Publisher:
         async def attempt() -> None:
             await self._transfer.upload(pack_key(self._volume, name), self._staging.path(name))
 
-        async with self._uploads:
-            await self._persist(attempt)
+        try:
+            async with self._uploads:
+                await self._persist(attempt)
+        except Fenced:
+            return
         self._database.begin()
         self._database.connection.execute("UPDATE staged SET uploaded = 1 WHERE pack = ?", (bytes.fromhex(name),))
         self._uploading.discard(name)
@@ -246,17 +266,16 @@ class Publisher:
                 continue
             try:
                 await self._persist(partial(self._put, position))
-            except Fenced as error:
-                self.fenced = error
-                _log.error("%s", error)
-                self._notify()
+            except Fenced:
                 return
             await self._acknowledge(position)
 
     async def _persist(self, attempt: Callable[[], Awaitable[None]]) -> None:
-        """Repeat what fails until it does not; only being fenced ends it."""
+        """Repeat what fails until it does not; raises Fenced once nothing may be sent any more."""
         pause = _RETRY[0]
         while True:
+            if self.fenced is not None:
+                raise self.fenced
             try:
                 await attempt()
             except Fenced:
@@ -278,10 +297,9 @@ class Publisher:
         try:
             await self._transfer.put(key, data, create=True)
         except ObjectExists:
-            if await self._transfer.get(key) != data:
-                raise Fenced(
-                    volume=self._name, owner="another machine", state=str(self._database.path.parent)
-                ) from None
+            there = await self._transfer.get(key)
+            if there != data:
+                raise self.fence(describe_owner(self._ring, self._members, position, there)) from None
 
     async def _acknowledge(self, position: int) -> None:
         """The storage has the record: advance the history, and make its packs cache.

@@ -26,8 +26,10 @@ from infinitfs.volume.checkpoint import Checkpointer
 from infinitfs.volume.clock import Clock
 from infinitfs.volume.collector import Collector
 from infinitfs.volume.database import Database
+from infinitfs.volume.lease import Lease
 from infinitfs.volume.namespace import Inode, Namespace
 from infinitfs.volume.publisher import Publisher
+from infinitfs.volume.room import Room
 from infinitfs.volume.writeback import WriteBack
 
 COMMIT_AFTER = 0.005  # seconds that changes are gathered in one transaction
@@ -60,6 +62,8 @@ class Volume:
         collector: Collector,
         clock: Clock,
         writable: bool,
+        lease: Lease,
+        room: Room,
         capacity: int,
         kernel_times: bool,
         remote_fsync: bool,
@@ -74,6 +78,8 @@ class Volume:
         self._write_back = write_back
         self._clock = clock
         self._writable = writable
+        self._lease = lease
+        self._room = room
         self._capacity = capacity
         self._kernel_times = kernel_times
         self._remote_fsync = remote_fsync
@@ -95,6 +101,7 @@ class Volume:
             if self._writable:
                 nursery.start_soon(self._write_back.run)
                 nursery.start_soon(self.publisher.run)
+                nursery.start_soon(self._lease.run)
                 nursery.start_soon(self.checkpointer.run)
             yield
             nursery.cancel_scope.cancel()
@@ -142,6 +149,7 @@ class Volume:
         """Before every change: whether one may be made, and its time in nanoseconds."""
         if not self._writable:
             raise ReadOnly(reason="it was mounted read-only")
+        await self._lease.before_change()
         if self.publisher.fenced is not None:
             raise self.publisher.fenced
         while self.database.resting is not None:
@@ -213,6 +221,7 @@ class Volume:
     ) -> Inode:
         """A file, directory, symbolic link (with `target`) or special file, as the type bits of `mode` say."""
         now = await self._change()
+        self._room.check(0)
         return self._namespace.create(parent, name, mode, uid, gid, now, rdev=rdev, target=target)
 
     async def link(self, ino: int, parent: int, name: bytes) -> Inode:
@@ -308,7 +317,7 @@ class Volume:
         now = await self._change()
         if offset + len(data) > END:
             raise FileTooLarge(path=f"inode {ino}")
-        await self._write_back.admit()
+        await self._write_back.admit(len(data))
         file = self._files[ino]
         if not self._kernel_times:
             file.mtime = file.ctime = now

@@ -23,6 +23,7 @@ from infinitfs.file.file import File
 from infinitfs.volume.blocks import Blocks
 from infinitfs.volume.namespace import Namespace
 from infinitfs.volume.publisher import Publisher
+from infinitfs.volume.room import Room
 
 _log = logging.getLogger(__name__)
 
@@ -43,24 +44,35 @@ class WriteBack:
         writer: BlockWriter,
         publisher: Publisher,
         lock: trio.Lock,
+        room: Room,
     ) -> None:
         self._namespace = namespace
         self._blocks = blocks
         self._writer = writer
         self._publisher = publisher
         self._lock = lock
+        self._room = room
         self._dirty: dict[int, File] = {}
         self._wanted: dict[int, File] = {}
         self._wake = trio.Event()
         self._flushed = trio.Event()
+        self.trouble: InfinitfsError | None = None
+        """Why the last flush failed, None after one that did not."""
         self.at_clean: Callable[[File], None] = lambda file: None
         """Called when a file has nothing in memory any more."""
         self.bytes = 0
         """Dirty bytes of all files, those being flushed included."""
 
-    async def admit(self) -> None:
-        """Hold a writer back while memory is full of dirty bytes."""
+    async def admit(self, length: int) -> None:
+        """Whether `length` more bytes may be written: hold the writer back while memory is full of dirty bytes.
+
+        Raises NoSpace where they would not fit into the storage's capacity or the backlog's limit; where memory is
+        full and cannot be emptied, what the last flush raised.
+        """
+        self._room.check(self.bytes + length)
         while self.bytes >= FULL:
+            if self.trouble is not None:
+                raise self.trouble
             self._wake.set()
             await self._flushed.wait()
 
@@ -147,13 +159,21 @@ class WriteBack:
                 file.abort_flush(trio.current_time())
                 if isinstance(error, InfinitfsError):
                     file.error = error
+            if isinstance(error, InfinitfsError):
+                self.trouble = error
+                self._notify()
             raise
+        self.trouble = None
         # No await from here on: the blocks, their extents and the sizes are one step.
         before = sum(file.bytes_in_memory for file in files)
         for file, first, last in spans:
             self._commit(file, file.finish_flush(stored[first:last], trio.current_time()))
         self.bytes += sum(file.bytes_in_memory for file in files) - before
         self._publisher.changed()
+        self._notify()
+
+    def _notify(self) -> None:
+        """Wake the writers that wait for memory."""
         self._flushed.set()
         self._flushed = trio.Event()
 
