@@ -6,16 +6,14 @@ Invariant: a file appears whole or not at all, is durable when the call returns,
 (0600), whatever the umask.
 """
 
-import os
 import re
-import secrets
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
+from infinitfs.config.disk import sync_folder, write_aside
 from infinitfs.config.model import (
     CredentialsRecord,
     FilesystemStorageRecord,
@@ -78,14 +76,14 @@ class Collection(Generic[Record]):
             raise AlreadyExists(kind=self._kind, name=record.name) from None
         finally:
             temporary.unlink()
-        _sync_folder(self._folder)
+        sync_folder(self._folder)
 
     def replace(self, record: Record) -> None:
         """Keep a record, instead of the one of its name where there is one. Raises InvalidName,
         LocalFileFailed."""
         path = self.path(record.name)
         self._write(record).replace(path)
-        _sync_folder(self._folder)
+        sync_folder(self._folder)
 
     def get(self, name: str) -> Record:
         """The record `name`. Raises RecordNotFound, DamagedRecord, InvalidName, LocalFileFailed."""
@@ -110,7 +108,7 @@ class Collection(Generic[Record]):
             self.path(name).unlink()
         except FileNotFoundError:
             raise RecordNotFound(kind=self._kind, name=name) from None
-        _sync_folder(self._folder)
+        sync_folder(self._folder)
 
     def names(self) -> list[str]:
         """The names of all records, sorted."""
@@ -126,30 +124,14 @@ class Collection(Generic[Record]):
         return [self.get(name) for name in self.names()]
 
     def _write(self, record: Record) -> Path:
-        # No name of a record starts with a dot, so a leftover of a crash is never taken for one.
-        temporary = self._folder / f".{secrets.token_hex(8)}"
         data = msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
         try:
-            make_private(self._folder)
-            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            # No name of a record starts with a dot, so a leftover of a crash is never taken for one.
+            return write_aside(make_private(self._folder), data)
         except OSError as error:
-            with suppress(OSError):
-                temporary.unlink()
             raise LocalFileFailed(
                 path=str(self.path(record.name)), action="written", reason=error.strerror or str(error)
             ) from None
-        return temporary
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class Store:

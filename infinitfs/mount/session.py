@@ -30,6 +30,7 @@ from infinitfs.block.pack import seal_index
 from infinitfs.block.reader import BlockReader
 from infinitfs.block.staging import Staging
 from infinitfs.block.writer import BlockWriter
+from infinitfs.config.disk import write_whole
 from infinitfs.config.model import StorageRecord, VolumeRecord
 from infinitfs.config.paths import Paths, make_private
 from infinitfs.config.store import Store
@@ -207,11 +208,9 @@ def take_lock(folders: Folders, name: str) -> int:
 
 
 def _own_state(folders: Folders, random: RandomBytes) -> str:
-    """This state folder's name among owners: random, made once."""
+    """This state folder's name among owners: random, made once, durable before a claim bears it."""
     if not folders.state_id.exists():
-        fresh = folders.state_id.with_suffix(".new")
-        fresh.write_text(random(16).hex())
-        fresh.rename(folders.state_id)
+        write_whole(folders.state_id, random(16).hex().encode())
     return folders.state_id.read_text()
 
 
@@ -361,7 +360,13 @@ async def compose(
             blocks=blocks,
             reader=BlockReader(ring, staging, cache, request.memory, offload),
             write_back=WriteBack(
-                namespace=namespace, blocks=blocks, writer=writer, publisher=publisher, lock=flush_lock, room=room
+                namespace=namespace,
+                blocks=blocks,
+                writer=writer,
+                publisher=publisher,
+                lock=flush_lock,
+                room=room,
+                sync=database.sync,
             ),
             publisher=publisher,
             checkpointer=checkpointer,

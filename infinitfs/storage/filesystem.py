@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import trio
 
+from infinitfs.config.disk import sync_folder
 from infinitfs.errors import (
     AccessDenied,
     DamagedObject,
@@ -55,7 +56,7 @@ def prepare(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary.mkdir(mode=0o700, exist_ok=True)
     for path in made:
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def explain(error: OSError, storage: str, action: str) -> InfinitfsError:
@@ -121,7 +122,7 @@ class FilesystemStorage(Storage):
                     _link(temporary, target, key, self.name)
                 else:
                     temporary.replace(target)
-                _sync_folder(target.parent)
+                sync_folder(target.parent)
             finally:
                 temporary.unlink(missing_ok=True)
 
@@ -152,7 +153,7 @@ class FilesystemStorage(Storage):
                     return
                 raise
             else:
-                _sync_folder(target.parent)
+                sync_folder(target.parent)
 
         await self._run("delete", key, remove)
 
@@ -230,7 +231,7 @@ class FilesystemStorage(Storage):
         self._make_folder(folder.parent)
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
         self._durable.add(folder)
 
     def _clean(self) -> None:
@@ -257,11 +258,3 @@ def _link(temporary: Path, target: Path, key: str, storage: str) -> None:
             raise
         reason = "its filesystem has no hard links"
         raise StorageRejected(storage=storage, action=f'create "{key}"', reason=reason) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,6 +13,7 @@ import logging
 from functools import partial
 from pathlib import Path
 
+from infinitfs.config.disk import sync_folder
 from infinitfs.errors import Fenced, HistoryRolledBack, ObjectNotFound, StorageUnreachable, VolumeOwned
 from infinitfs.keys.ring import KeyRing
 from infinitfs.transfer.background import together
@@ -79,7 +80,7 @@ class Opening:
         fresh = self._path.with_suffix(".new")
         if not self._path.exists():
             await self._build(fresh)
-            await self._offload(partial(fresh.rename, self._path))
+            await self._offload(partial(_install, fresh, self._path))
         database = Database(self._path, self._ring.database_key(), self._offload)
         database.open_log()
         history = History(database)
@@ -222,6 +223,11 @@ class Opening:
             mountpoint=owner.mountpoint,
             since=owner.since,
         )
+
+
+def _install(fresh: Path, path: Path) -> None:
+    fresh.rename(path)
+    sync_folder(path.parent)
 
 
 def _remove(path: Path) -> None:

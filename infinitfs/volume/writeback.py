@@ -11,7 +11,7 @@ Invariants.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 import trio
 
@@ -45,6 +45,7 @@ class WriteBack:
         publisher: Publisher,
         lock: trio.Lock,
         room: Room,
+        sync: Callable[[], Awaitable[None]],
     ) -> None:
         self._namespace = namespace
         self._blocks = blocks
@@ -52,6 +53,7 @@ class WriteBack:
         self._publisher = publisher
         self._lock = lock
         self._room = room
+        self._sync = sync
         self._dirty: dict[int, File] = {}
         self._wanted: dict[int, File] = {}
         self._wake = trio.Event()
@@ -114,6 +116,7 @@ class WriteBack:
                 aged = [f for f in self._dirty.values() if f.dirty_since is None or f.dirty_since <= oldest]
                 if aged:
                     await self.flush(aged)
+                    await self._sync()
             except InfinitfsError as error:
                 _log.error("%s", error)
                 await trio.sleep(_TICK)
