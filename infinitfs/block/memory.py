@@ -1,7 +1,8 @@
 """Open blocks kept in memory, up to a number of bytes, least recently used out first.
 
 Above: `block.reader`. Below: nothing; a core without I/O. Invariant: never more than `limit` bytes, and plaintext is
-held here and in dirty ranges only.
+held here and in dirty ranges only. Blocks are known by their id, which says what is in them: a block's number may be
+given again after the block was freed.
 """
 
 from collections import OrderedDict
@@ -10,19 +11,22 @@ from collections import OrderedDict
 class OpenBlocks:
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+        self._blocks: OrderedDict[bytes, bytes] = OrderedDict()
         self.used = 0
 
-    def get(self, block: int) -> bytes | None:
-        data = self._blocks.get(block)
+    def __contains__(self, id: bytes) -> bool:
+        return id in self._blocks
+
+    def get(self, id: bytes) -> bytes | None:
+        data = self._blocks.get(id)
         if data is not None:
-            self._blocks.move_to_end(block)
+            self._blocks.move_to_end(id)
         return data
 
-    def put(self, block: int, data: bytes) -> None:
-        if len(data) > self._limit or block in self._blocks:
+    def put(self, id: bytes, data: bytes) -> None:
+        if len(data) > self._limit or id in self._blocks:
             return
-        self._blocks[block] = data
+        self._blocks[id] = data
         self.used += len(data)
         while self.used > self._limit:
             _, old = self._blocks.popitem(last=False)

@@ -7,6 +7,7 @@ cache that does not open is fetched once more from the storage before it counts 
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import trio
@@ -19,12 +20,24 @@ from infinitfs.block.staging import Staging
 from infinitfs.errors import DamagedFrame, DamagedObject, InfinitfsError
 from infinitfs.keys.frame import FrameType
 from infinitfs.keys.ring import KeyRing, Purpose
+from infinitfs.transfer.background import together
 from infinitfs.transfer.cache import PackCache
 from infinitfs.transfer.files import Offload
 
 _log = logging.getLogger(__name__)
 
-_INLINE = 64 * 1024  # below this many sealed bytes a thread costs more than it spares the event loop
+_INLINE = 64 * 1024  # up to this many plain bytes a thread costs more than it spares the event loop
+
+
+@dataclass(slots=True, eq=False)
+class _Opening:
+    """Frames of one pack that a reader opens and others wait for. Once `done`: the `blocks` by number, or the
+    `error` it met, or neither where it was cancelled."""
+
+    locations: list[Location] = field(default_factory=list)
+    blocks: dict[int, bytes] = field(default_factory=dict)
+    error: InfinitfsError | None = None
+    done: trio.Event = field(default_factory=trio.Event)
 
 
 class BlockReader:
@@ -36,91 +49,89 @@ class BlockReader:
         self._cache = cache
         self._open = OpenBlocks(memory)
         self._offload = offload
-        self._pending: dict[int, trio.Event] = {}
+        self._pending: dict[Location, _Opening] = {}
 
     async def read(self, locations: Sequence[Location]) -> dict[int, bytes]:
         """The plain bytes of each block, by block number.
 
-        Raises DamagedObject (never wrong bytes), ObjectNotFound, StorageUnreachable. Concurrent readers of a block
-        wait for one opening of it; one whose opening failed or was cancelled is tried again by those who waited.
+        Raises DamagedObject (never wrong bytes), ObjectNotFound, StorageUnreachable, LocalDiskFailed. Concurrent
+        readers of a block share one opening of it and its failure; where who opens it is cancelled, another does.
         """
         found: dict[int, bytes] = {}
-        missing = []
-        for location in locations:
-            data = self._open.get(location.block)
-            if data is None:
-                missing.append(location)
-            else:
-                found[location.block] = data
+        missing: Sequence[Location] = locations
         while missing:
-            mine = [location for location in missing if location.block not in self._pending]
-            if mine:
-                found |= await self._open_mine(mine)
-            waiting = [location for location in missing if location.block not in found]
-            for location in waiting:
-                event = self._pending.get(location.block)
-                if event is not None:
-                    await event.wait()
-                data = self._open.get(location.block)
+            mine: dict[str, _Opening] = {}
+            awaited: list[tuple[Location, _Opening]] = []
+            for location in missing:
+                data = self._open.get(location.id)
                 if data is not None:
                     found[location.block] = data
-            missing = [location for location in waiting if location.block not in found]
+                    continue
+                opening = self._pending.get(location)
+                if opening is None:
+                    opening = self._pending[location] = mine.setdefault(location.pack, _Opening())
+                    opening.locations.append(location)
+                awaited.append((location, opening))
+            if mine:
+                async with together() as nursery:
+                    for pack, opening in mine.items():
+                        nursery.start_soon(self._lead, pack, opening)
+            for location, opening in awaited:
+                await opening.done.wait()
+                if opening.error is not None:
+                    raise type(opening.error)(**opening.error.fields) from opening.error
+                if opening.blocks:
+                    found[location.block] = opening.blocks[location.block]
+            missing = [location for location, _ in awaited if location.block not in found]
         return found
 
-    async def _open_mine(self, locations: list[Location]) -> dict[int, bytes]:
-        event = trio.Event()
-        for location in locations:
-            self._pending[location.block] = event
-        opened: dict[int, bytes] = {}
+    async def _lead(self, pack: str, opening: _Opening) -> None:
         try:
-            by_pack: dict[str, list[Location]] = {}
-            for location in locations:
-                by_pack.setdefault(location.pack, []).append(location)
-            for pack, members in by_pack.items():
-                opened |= await self._open_from(pack, members)
+            opening.blocks = await self._open_from(pack, opening.locations)
+        except InfinitfsError as error:
+            opening.error = error
         finally:
-            for location in locations:
-                del self._pending[location.block]
-            for block, data in opened.items():
-                self._open.put(block, data)
-            event.set()
-        return opened
+            for location in opening.locations:
+                del self._pending[location]
+                if opening.blocks:
+                    self._open.put(location.id, opening.blocks[location.block])
+            opening.done.set()
 
     async def _open_from(self, pack: str, locations: list[Location]) -> dict[int, bytes]:
+        """The blocks of one pack. Damage is logged, once; not where the location is one of the time when the pack
+        was open, for then it is old and not the pack damaged: the caller looks it up again."""
+        try:
+            return await self._open_or_fetch_again(pack, locations)
+        except DamagedObject as error:
+            if locations[0].pack_size or self._staging.holds(pack):
+                _log.error("%s", error)
+            raise
+
+    async def _open_or_fetch_again(self, pack: str, locations: list[Location]) -> dict[int, bytes]:
         try:
             return await self._open_frames(locations, await self._sealed(pack, locations))
-        except DamagedFrame:
+        except DamagedFrame as error:
             if self._staging.holds(pack):
-                raise self._damaged(str(self._staging.path(pack))) from None
+                raise DamagedObject(key=str(self._staging.path(pack)), reason=error.fields["reason"]) from error
         for location in locations:
             await self._cache.drop(pack, location.offset, location.length)
         try:
             return await self._open_frames(locations, await self._sealed(pack, locations))
         except DamagedFrame as error:
-            raise self._damaged(object_key(self._ring.volume_id.hex(), pack), error) from None
-        except DamagedObject as error:
-            _log.error("%s", error)
-            raise
-
-    def _damaged(self, key: str, cause: DamagedFrame | None = None) -> InfinitfsError:
-        reason = cause.fields["reason"] if cause is not None else "a frame does not open"
-        error = DamagedObject(key=key, reason=reason)
-        _log.error("%s", error)
-        return error
+            key = object_key(self._ring.volume_id.hex(), pack)
+            raise DamagedObject(key=key, reason=error.fields["reason"]) from error
 
     async def _sealed(self, pack: str, locations: list[Location]) -> list[bytes]:
         spans = [(location.offset, location.length) for location in locations]
         if self._staging.holds(pack):
             try:
-                return await self._offload(
-                    lambda: [self._staging.read(pack, offset, length) for offset, length in spans]
-                )
+                return await self._offload(lambda: [self._staging.read(pack, *span) for span in spans])
             except FileNotFoundError:
                 pass  # acknowledged meanwhile, and moved into the cache
         return await self._cache.read(pack, locations[0].pack_size, spans)
 
     async def _open_frames(self, locations: list[Location], frames: list[bytes]) -> dict[int, bytes]:
-        if sum(map(len, frames)) <= _INLINE:
+        if sum(location.size for location in locations) <= _INLINE:
             return self._open_all(locations, frames)
         return await self._offload(partial(self._open_all, locations, frames))
 
@@ -145,10 +156,13 @@ class BlockReader:
         return data
 
     async def prefetch(self, locations: Iterable[Location]) -> None:
-        """Bring the frames of these blocks into the disk cache; a failure is left for the read to meet."""
+        """Bring the frames of these blocks into the disk cache, packs in parallel; a failure is left for the read to
+        meet."""
         by_pack: dict[str, list[Location]] = {}
         for location in locations:
-            if not self._staging.holds(location.pack) and self._open.get(location.block) is None:
+            if not self._staging.holds(location.pack) and location.id not in self._open:
                 by_pack.setdefault(location.pack, []).append(location)
-        for pack, members in by_pack.items():
-            await self._cache.prefetch(pack, members[0].pack_size, [(m.offset, m.length) for m in members])
+        async with together() as nursery:
+            for pack, members in by_pack.items():
+                spans = [(member.offset, member.length) for member in members]
+                nursery.start_soon(self._cache.prefetch, pack, members[0].pack_size, spans)

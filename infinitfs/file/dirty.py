@@ -73,12 +73,12 @@ class DirtyRanges:
             self.total -= len(chunk)
             if start < offset:
                 kept_starts.append(start)
-                kept_chunks.append(memoryview(chunk)[: offset - start])
+                kept_chunks.append(_part(chunk, 0, offset - start))
                 self.total += offset - start
                 at += 1
             if end is not None and start + len(chunk) > end:
                 kept_starts.append(end)
-                kept_chunks.append(memoryview(chunk)[end - start :])
+                kept_chunks.append(_part(chunk, end - start, len(chunk)))
                 self.total += start + len(chunk) - end
         self._starts[first:last] = kept_starts
         self._chunks[first:last] = kept_chunks
@@ -122,3 +122,9 @@ class DirtyRanges:
             if start > position:
                 self.write(position, view[position - offset : start - offset])
             position = start + len(chunk)
+
+
+def _part(chunk: Bytes, lower: int, upper: int) -> Bytes:
+    """`chunk[lower:upper]`: a view, or a copy where a view would keep more than twice its bytes in memory."""
+    view = memoryview(chunk)[lower:upper]
+    return bytes(view) if 2 * len(view) < memoryview(view.obj).nbytes else view

@@ -48,6 +48,8 @@ class File:
 
     def write(self, offset: int, data: Bytes, now: float) -> None:
         """Put `data` at `offset`; `now` is any clock that `dirty_since` is compared with, in seconds."""
+        if not data:
+            return
         end = offset + len(data)
         if self._tail is not None and offset < self._tail[0] + len(self._tail[1]) and end > self._tail[0]:
             self._tail = None

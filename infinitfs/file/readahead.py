@@ -1,20 +1,23 @@
 """How far ahead of a reader to fetch.
 
 Above: `file.File` has one, the volume's read asks it. Below: nothing; a core without I/O.
-Invariant: nothing is advised twice to a reader that goes forward, and a random reader is advised nothing.
+Invariant: nothing is advised twice to a reader that goes forward, a random reader is advised nothing, and what is
+advised is in proportion to what was read.
 """
 
 FIRST = 2 * 2**20
 LARGEST = 32 * 2**20
+_SHARE = 4  # times what was read: who reads the head of a file and goes away costs no more than that
 
 
 class ReadAhead:
-    """The window doubles with every sequential step from `FIRST` to `LARGEST` bytes and is lost at a jump."""
+    """The window, in bytes, is `_SHARE` times what was read in sequence, from `FIRST` to `LARGEST`; a jump ends it."""
 
-    __slots__ = ("_ahead", "_next", "_window")
+    __slots__ = ("_ahead", "_next", "_read", "_window")
 
     def __init__(self) -> None:
         self._next = 0
+        self._read = 0
         self._ahead = 0
         self._window = 0
 
@@ -22,19 +25,18 @@ class ReadAhead:
         """After a read of `[offset, offset + length)` of a file of `size` bytes: the range to fetch, if any.
 
         Kernel read-ahead and parallel readers arrive slightly out of order, so a step is sequential where it starts
-        within one window of the last one's end.
+        within half a window of the last one's end.
         """
         slack = max(self._window // 2, length)
         sequential = abs(offset - self._next) <= slack
         self._next = offset + length
         if not sequential:
-            self._window = self._ahead = 0
+            self._read = self._ahead = self._window = 0
             return None
-        if self._window == 0:
-            self._window = FIRST
-        start = max(self._ahead, offset + length)
-        if start - (offset + length) > self._window // 2 or start >= size:
+        self._read += length
+        self._window = min(max(FIRST, _SHARE * self._read), LARGEST)
+        start = max(self._ahead, self._next)
+        if start - self._next > self._window // 2 or start >= size:
             return None
-        self._ahead = min(offset + length + self._window, size)
-        self._window = min(self._window * 2, LARGEST)
-        return (start, self._ahead) if self._ahead > start else None
+        self._ahead = min(self._next + self._window, size)
+        return start, self._ahead

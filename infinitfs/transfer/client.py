@@ -22,7 +22,15 @@ from pathlib import Path
 import trio
 
 from infinitfs.config.model import FilesystemStorageRecord
-from infinitfs.errors import DamagedObject, InfinitfsError, LocalFileFailed, ObjectExists, StorageFailed
+from infinitfs.errors import (
+    DamagedObject,
+    InfinitfsError,
+    InUse,
+    LocalFileFailed,
+    NotFound,
+    ObjectExists,
+    StorageFailed,
+)
 from infinitfs.storage.base import Buffer, ObjectInfo, Storage
 from infinitfs.transfer import protocol
 from infinitfs.transfer.background import background
@@ -140,8 +148,10 @@ class TransferClient:
             case Done(value):
                 return value
             case Failed() as failed:
-                self.stats.errors += 1
-                raise failed.error()
+                error = failed.error()
+                if not isinstance(error, NotFound | InUse):  # those are answers
+                    self.stats.errors += 1
+                raise error
             case None:
                 raise _mismatch()
 

@@ -31,6 +31,7 @@ AGE = 5.0  # seconds after which dirty bytes are flushed
 HIGH = 32 * 2**20  # dirty bytes above which a flush starts
 FULL = 96 * 2**20  # dirty bytes above which writers wait
 _TICK = 0.5
+_STEP = 16  # files that are committed without letting another task run
 
 
 class WriteBack:
@@ -167,11 +168,13 @@ class WriteBack:
                 self._notify()
             raise
         self.trouble = None
-        # No await from here on: the blocks, their extents and the sizes are one step.
-        before = sum(file.bytes_in_memory for file in files)
-        for file, first, last in spans:
+        for number, (file, first, last) in enumerate(spans):
+            # One step a file: its extents, its size and what is left of it in memory. Between files others may run.
+            if number % _STEP == _STEP - 1:
+                await trio.lowlevel.checkpoint()
+            before = file.bytes_in_memory
             self._commit(file, file.finish_flush(stored[first:last], trio.current_time()))
-        self.bytes += sum(file.bytes_in_memory for file in files) - before
+            self.bytes += file.bytes_in_memory - before
         self._publisher.changed()
         self._notify()
 
