@@ -10,8 +10,8 @@ from typing import NamedTuple, Protocol
 from infinitfs._native import cut, cut_fixed
 
 Piece = tuple[int, bytes | None]
-"""Length in bytes, and the XXH3-128 fingerprint of the piece, None for a run of zeros. A fingerprint stays in memory:
-it only tells pieces of one batch apart ('different' is sure, 'same' a hint)."""
+"""Length in bytes, and the XXH3-128 fingerprint of the piece, None for a run of zeros. A fingerprint
+of plaintext stays in memory."""
 
 
 class Cutter(Protocol):

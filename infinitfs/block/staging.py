@@ -4,19 +4,22 @@ Above: `block.writer` appends, `block.reader` reads, the volume's publisher uplo
 folder, one a pack, named by the pack.
 Invariant: a frame is durable once `append` has returned, and its pack's name too (the folder is synced when a pack is
 begun). Bytes behind the last frame the index knows mean nothing: `reopen` cuts them off. A pack is never changed
-once it is closed. Nothing here runs on the event loop but dictionary look-ups; disk work is in threads.
+once it is closed. A disk that failed to write or sync is never tried again into success: from then on every change
+raises LocalDiskFailed, until the next mount. Nothing here runs on the event loop but dictionary look-ups; disk work
+is in threads.
 """
 
+import contextlib
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from infinitfs.block.index import NewFrame
 from infinitfs.block.pack import Entry
 from infinitfs.errors import InfinitfsError, LocalDiskFailed, NoSpace
-from infinitfs.transfer.files import Offload
+from infinitfs.transfer.files import Offload, remove
 
 SealIndex = Callable[[str, Sequence[Entry]], bytes]
 
@@ -41,6 +44,7 @@ class Staging:
         self._offload = offload
         self._sizes: dict[str, int] = {}
         self._open: _OpenPack | None = None
+        self._failed = False
 
     @property
     def waiting(self) -> int:
@@ -74,21 +78,19 @@ class Staging:
         return await self._offload(partial(self._append, frames))
 
     def _append(self, frames: Sequence[tuple[bytes, int, bytes]]) -> list[NewFrame]:
-        pack = self._open
+        pack = self._open or self._begin()
+        written = []
+        offset = pack.size
+        for block, size, frame in frames:
+            written.append(Entry(block, offset, len(frame), size))
+            offset += len(frame)
         try:
-            if pack is None:
-                pack = self._begin()
-            written = []
-            offset = pack.size
-            for block, size, frame in frames:
-                written.append(Entry(block, offset, len(frame), size))
-                offset += len(frame)
-            _write_at(pack.descriptor, pack.size, [frame for _, _, frame in frames])
-            os.fdatasync(pack.descriptor)
-        except OSError as error:
-            if pack is not None and error.errno in _FULL:
-                os.ftruncate(pack.descriptor, pack.size)
-            raise self._failure(error) from error
+            self._extend(pack, [frame for _, _, frame in frames])
+        except InfinitfsError:
+            if pack is not self._open:  # just begun, and nothing is in it
+                os.close(pack.descriptor)
+                remove([self.path(pack.name)])
+            raise
         pack.size = offset
         pack.entries.extend(written)
         self._open = pack
@@ -96,12 +98,37 @@ class Staging:
 
     def _begin(self) -> _OpenPack:
         name = self._name()
-        descriptor = os.open(self.path(name), os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        _sync_folder(self._folder)
+        with self._local_errors():
+            descriptor = os.open(self.path(name), os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            try:
+                _sync_folder(self._folder)
+            except OSError as error:
+                self._failed = error.errno not in _FULL
+                os.close(descriptor)
+                remove([self.path(name)])
+                raise
         return _OpenPack(name, descriptor, 0, [])
 
+    def _extend(self, pack: _OpenPack, buffers: Sequence[bytes]) -> None:
+        """Write and sync behind what the pack holds; where that fails for want of space it is as it was before."""
+        if self._failed:
+            raise LocalDiskFailed(path=str(self._folder), reason="it failed before")
+        with self._local_errors():
+            try:
+                _write_at(pack.descriptor, pack.size, buffers)
+                os.fdatasync(pack.descriptor)
+            except OSError as error:
+                self._failed = True
+                if error.errno in _FULL:
+                    os.ftruncate(pack.descriptor, pack.size)
+                    self._failed = False
+                raise
+
     async def close_pack(self) -> tuple[str, int] | None:
-        """End the open pack with its sealed index. Returns its name and size in bytes, None where none is open."""
+        """End the open pack with its sealed index. Returns its name and size in bytes, None where none is open.
+
+        Raises as `append` does; the pack is then still open.
+        """
         return await self._offload(self._close_pack)
 
     def _close_pack(self) -> tuple[str, int] | None:
@@ -109,24 +136,25 @@ class Staging:
         if pack is None:
             return None
         ending = self._seal_index(pack.name, pack.entries)
-        try:
-            _write_at(pack.descriptor, pack.size, [ending])
-            os.fdatasync(pack.descriptor)
-        except OSError as error:
-            if error.errno in _FULL:
-                os.ftruncate(pack.descriptor, pack.size)
-            raise self._failure(error) from error
+        self._extend(pack, [ending])
         os.close(pack.descriptor)
         self._open = None
         self._sizes[pack.name] = pack.size + len(ending)
         return pack.name, pack.size + len(ending)
 
     def read(self, pack: str, offset: int, length: int) -> bytes:
-        """The sealed bytes `[offset, offset + length)`; blocking, for a thread or a short read."""
-        if self._open is not None and self._open.name == pack:
-            return os.pread(self._open.descriptor, length, offset)
-        with self.path(pack).open("rb", buffering=0) as file:
-            return os.pread(file.fileno(), length, offset)
+        """The sealed bytes `[offset, offset + length)`; blocking, so for a thread.
+
+        Through a descriptor of its own: the writer's may be closed, and its number given again, at any moment. Raises
+        FileNotFoundError where the pack was released meanwhile, LocalDiskFailed.
+        """
+        try:
+            with self.path(pack).open("rb", buffering=0) as file:
+                return os.pread(file.fileno(), length, offset)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise self._failure(error) from error
 
     def release(self, pack: str) -> None:
         """Forget a pack: its file was moved into the cache, or removed."""
@@ -135,21 +163,21 @@ class Staging:
     def recover(self, known: dict[str, tuple[int, list[Entry]]]) -> list[str]:
         """Take over what an earlier process left; blocking, before anything else runs.
 
-         `known` says of each pack the index refers to that is not acknowledged by the storage: its size if it was
-         closed, else 0, and the frames of an open one. An open pack is cut at its last known frame and stays open
-        ; files that the
-         index does not know are removed. Raises LocalDiskFailed where a known pack is missing or short.
+        `known` says of each pack the index refers to that is not acknowledged by the storage: its size if it was
+        closed, else 0, and the frames of an open one. Returns the open ones, for `reopen`; files that the index does
+        not know are removed. Raises LocalDiskFailed where a known pack is missing or short.
         """
         left_open = []
-        for path in list(self._folder.iterdir()):
-            if path.name not in known:
-                path.unlink()
+        with self._local_errors():
+            remove(path for path in list(self._folder.iterdir()) if path.name not in known)
         for name, (size, entries) in known.items():
-            need = size or max((entry.offset + entry.length for entry in entries), default=0)
+            need = size or _end(entries)
             try:
                 there = self.path(name).stat().st_size
             except FileNotFoundError:
-                there = -1
+                raise LocalDiskFailed(path=str(self.path(name)), reason="a pack that was synced is missing") from None
+            except OSError as error:
+                raise self._failure(error) from error
             if there < need:
                 raise LocalDiskFailed(path=str(self.path(name)), reason=f"{need} bytes were synced, {there} are there")
             if size:
@@ -160,16 +188,23 @@ class Staging:
 
     def reopen(self, name: str, entries: list[Entry]) -> None:
         """Go on with an open pack of an earlier process, cut behind its last known frame; blocking."""
-        size = max((entry.offset + entry.length for entry in entries), default=0)
-        descriptor = os.open(self.path(name), os.O_RDWR | os.O_CLOEXEC)
-        os.ftruncate(descriptor, size)
-        self._open = _OpenPack(name, descriptor, size, list(entries))
+        with self._local_errors():
+            descriptor = os.open(self.path(name), os.O_RDWR | os.O_CLOEXEC)
+            self._open = _OpenPack(name, descriptor, _end(entries), list(entries))
+            os.ftruncate(descriptor, self._open.size)
 
     def close(self) -> None:
         """Release the open file; what it holds is durable already."""
         if self._open is not None:
             os.close(self._open.descriptor)
             self._open = None
+
+    @contextlib.contextmanager
+    def _local_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._failure(error) from error
 
     def _failure(self, error: OSError) -> InfinitfsError:
         if error.errno in _FULL:
@@ -178,6 +213,10 @@ class Staging:
 
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def _end(entries: Sequence[Entry]) -> int:
+    return max((entry.offset + entry.length for entry in entries), default=0)
 
 
 def _write_at(descriptor: int, offset: int, buffers: Sequence[bytes]) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
-import trio
 import zstandard
 
 from infinitfs.block.cutting import Cutter, Piece
@@ -19,6 +18,7 @@ from infinitfs.block.index import BlockIndex
 from infinitfs.block.staging import Staging
 from infinitfs.keys.frame import FrameType
 from infinitfs.keys.ring import KeyRing, Purpose
+from infinitfs.transfer.background import together
 from infinitfs.transfer.files import Offload
 
 COMPRESSION_LEVEL = 1
@@ -107,21 +107,14 @@ class BlockWriter:
             yield portion
 
     def _cut(self, requests: Sequence[Request]) -> list[_Cut]:
-        """Cut points, fingerprints and ids of a batch; a piece seen before in the batch is compared, not hashed."""
-        seen: dict[tuple[int, bytes], tuple[memoryview, bytes]] = {}
+        """Cut points and ids of a batch."""
         cuts = []
         for request in requests:
             pieces = self._cutter(request.data, request.offset, request.final)
             view, start = memoryview(request.data), 0
             ids: list[bytes | None] = []
             for length, fingerprint in pieces:
-                id = None
-                if fingerprint is not None:
-                    piece = view[start : start + length]
-                    twin = seen.get((length, fingerprint))
-                    id = twin[1] if twin is not None and twin[0] == piece else self._ring.block_id(piece)
-                    seen[length, fingerprint] = piece, id
-                ids.append(id)
+                ids.append(None if fingerprint is None else self._ring.block_id(view[start : start + length]))
                 start += length
             cuts.append(_Cut(pieces, ids, request.final and self._ends_early(request, pieces)))
         return cuts
@@ -136,7 +129,7 @@ class BlockWriter:
 
     async def _seal_all(self, blocks: list[tuple[bytes, memoryview]]) -> list[Frame]:
         """Compress and seal, in two threads where there is enough to share."""
-        if sum(len(data) for _, data in blocks) < 256 * 1024:
+        if len(blocks) == 1 or sum(len(data) for _, data in blocks) < 256 * 1024:
             return await self._offload(partial(self._seal, blocks))
         halves: list[list[Frame]] = [[], []]
         middle = (len(blocks) + 1) // 2
@@ -144,7 +137,7 @@ class BlockWriter:
         async def seal(half: int, part: list[tuple[bytes, memoryview]]) -> None:
             halves[half] = await self._offload(partial(self._seal, part))
 
-        async with trio.open_nursery() as nursery:
+        async with together() as nursery:
             nursery.start_soon(seal, 0, blocks[:middle])
             nursery.start_soon(seal, 1, blocks[middle:])
         return halves[0] + halves[1]

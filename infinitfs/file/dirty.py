@@ -98,7 +98,7 @@ class DirtyRanges:
             lower, upper = max(start, offset), min(start + len(chunk), end)
             if upper - lower == len(chunk):
                 pieces.append((lower, chunk))
-            else:
+            elif upper > lower:
                 pieces.append((lower, memoryview(chunk)[lower - start : upper - start]))
         return pieces
 

@@ -8,11 +8,14 @@ Invariant: a mount is listed for as long as its process lives and no longer: a r
 that of a killed mount.
 """
 
+import itertools
 import json
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +23,11 @@ import msgspec
 import trio
 
 from infinitfs.config.paths import Paths, make_private
-from infinitfs.errors import InfinitfsError, NotFound, StorageUnreachable, from_wire
+from infinitfs.errors import InfinitfsError, LocalFileFailed, NotFound, StorageUnreachable, from_wire
 
 _log = logging.getLogger(__name__)
 
-Answer = Callable[[str], AsyncIterator[dict[str, Any]]]
+Answer = Callable[[str], AsyncGenerator[dict[str, Any], None]]
 
 
 class MountRecord(msgspec.Struct, frozen=True):
@@ -40,10 +43,12 @@ class MountRecord(msgspec.Struct, frozen=True):
 
 
 def find_mount(paths: Paths, directory: Path) -> str:
-    """The volume id of what is mounted at `directory`. Raises NotFound."""
-    for record in _records(paths):
-        if Path(record.mountpoint) == directory or _same(record.mountpoint, directory):
-            return record.volume_id
+    """The volume id of what is mounted at `directory`, by whatever path that is reached. Raises NotFound."""
+    records = _records(paths)
+    for place in _places(directory):
+        for record in records:
+            if place in itertools.islice(_places(Path(record.mountpoint)), 2):
+                return record.volume_id
     raise NotFound(what=f"A mount at {directory}", remedy="`infinitfs status` lists those there are")
 
 
@@ -54,10 +59,9 @@ def mounted(paths: Paths) -> list[str]:
 
 def ask(paths: Paths, volume_id: str, command: str) -> Iterator[dict[str, Any]]:
     """The answers of a mount to a command, as they come. Raises what the mount raised, NotFound without one."""
-    try:
-        connection = _connect(paths, volume_id)
-    except OSError:
-        raise NotFound(what="The mount", remedy="`infinitfs status` lists those there are") from None
+    connection = _connect(paths, volume_id)
+    if connection is None:
+        raise NotFound(what="The mount", remedy="`infinitfs status` lists those there are")
     with connection, connection.makefile("rwb") as lines:
         lines.write(json.dumps({"command": command}).encode() + b"\n")
         lines.flush()
@@ -76,28 +80,36 @@ def _records(paths: Paths) -> list[MountRecord]:
     for path in sorted(paths.runtime.glob("*.json")) if paths.runtime.is_dir() else ():
         try:
             record = msgspec.json.decode(path.read_bytes(), type=MountRecord)
-            _connect(paths, record.volume_id).close()
-        except (OSError, msgspec.MsgspecError):
-            continue  # that of a mount that was killed: the next one replaces it
-        found.append(record)
+        except (FileNotFoundError, msgspec.MsgspecError):
+            continue  # it ended meanwhile, or its machine did while it wrote
+        connection = _connect(paths, record.volume_id)
+        if connection is not None:
+            connection.close()
+            found.append(record)
     return found
 
 
-def _same(mountpoint: str, directory: Path) -> bool:
-    """Whether two paths lead to one place; a mount that hangs is not looked into."""
-    return os.path.realpath(Path(mountpoint).parent) == os.path.realpath(directory.parent) and (
-        Path(mountpoint).name == directory.name
-    )
+def _places(directory: Path) -> Iterator[Path]:
+    """The paths by which a folder is known. The last one looks at the folder itself, which takes long where a mount
+    hangs."""
+    yield directory
+    yield Path(os.path.realpath(directory.parent), directory.name)
+    yield Path(os.path.realpath(directory))
 
 
-def _connect(paths: Paths, volume_id: str) -> socket.socket:
+def _connect(paths: Paths, volume_id: str) -> socket.socket | None:
+    """None where nobody listens: there is no mount, or it was killed. Raises LocalFileFailed."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         with _Folder(paths.runtime) as folder:
             connection.connect(folder.name(volume_id))
-    except OSError:
+    except (FileNotFoundError, ConnectionRefusedError):
         connection.close()
-        raise
+        return None
+    except OSError as error:
+        connection.close()
+        path = paths.runtime / f"{volume_id}.sock"
+        raise LocalFileFailed(path=str(path), action="opened", reason=error.strerror or str(error)) from None
     return connection
 
 
@@ -134,30 +146,30 @@ async def serve(paths: Paths, record: MountRecord, answer: Answer, *, task_statu
     record_path.write_bytes(msgspec.json.encode(record))
     task_status.started()
     try:
-        async with trio.open_nursery() as nursery:
-            while True:
-                connection, _ = await listening.accept()
-                nursery.start_soon(_converse, trio.SocketStream(connection), answer)
+        await trio.serve_listeners(partial(_converse, answer), [trio.SocketListener(listening)])
     finally:
         listening.close()
         socket_path.unlink(missing_ok=True)
         record_path.unlink(missing_ok=True)
 
 
-async def _converse(stream: trio.SocketStream, answer: Answer) -> None:
-    async with stream:
+async def _converse(answer: Answer, stream: trio.SocketStream) -> None:
+    """One command and its answers. Whatever is asked, and however it goes wrong, the mount goes on."""
+    try:
+        command = await _read_command(stream)
+        if command is None:
+            return
         try:
-            command = await _read_command(stream)
-            if command is None:
-                return
-            try:
-                async for reply in answer(command):
+            async with aclosing(answer(command)) as replies:
+                async for reply in replies:
                     await _send(stream, reply)
-                await _send(stream, {"done": True})
-            except InfinitfsError as error:
-                await _send(stream, {"error": type(error).__name__, "fields": error.fields})
-        except trio.BrokenResourceError:
-            _log.info("A command went away before it was answered.")
+            await _send(stream, {"done": True})
+        except InfinitfsError as error:
+            await _send(stream, {"error": type(error).__name__, "fields": error.fields})
+    except trio.BrokenResourceError:
+        _log.debug("A command went away before it was answered.")
+    except Exception:
+        _log.exception("A command could not be answered.")
 
 
 async def _read_command(stream: trio.SocketStream) -> str | None:

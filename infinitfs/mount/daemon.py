@@ -15,7 +15,8 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -247,7 +248,7 @@ class _Daemon:
                 if problem is not None:
                     _log.error("Cannot unmount %s: %s", self._directory, problem)
 
-    async def answer(self, command: str) -> AsyncIterator[dict[str, Any]]:
+    async def answer(self, command: str) -> AsyncGenerator[dict[str, Any], None]:
         """What the control socket asks: status, unmount, collect."""
         if command == "status":
             yield msgspec.to_builtins(self._session.status())
@@ -255,10 +256,11 @@ class _Daemon:
             freed = await self._session.volume.collector.collect()
             yield freed._asdict()
         elif command == "unmount":
-            async for step in self._unmount():
-                yield step
+            async with aclosing(self._unmount()) as steps:
+                async for step in steps:
+                    yield step
 
-    async def _unmount(self) -> AsyncIterator[dict[str, Any]]:
+    async def _unmount(self) -> AsyncGenerator[dict[str, Any], None]:
         self._awaited = True
         if not self._session.draining:
             problem = await trio.to_thread.run_sync(_fusermount, self._directory)

@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 
 VALID = 3600.0  # seconds that the kernel may keep entries and attributes without asking
 _BLOCK = 4096
+_ACLS = b"system.posix_acl_"
 _UNLIMITED = 2**50  # what `df` shows of a storage without a capacity
 
 P = ParamSpec("P")
@@ -208,6 +209,8 @@ class Operations(pyfuse3.Operations):
 
     @_answers
     async def setxattr(self, inode: InodeT, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
+        if name.startswith(_ACLS):
+            raise FUSEError(errno.ENOTSUP)  # then cp and rsync set the mode instead, which an ACL would change, too
         if len(name) > NAME_MAX:
             raise FUSEError(errno.ERANGE)
         await self._volume.set_xattr(inode, name, value)

@@ -60,7 +60,7 @@ from infinitfs.volume.volume import Volume
 from infinitfs.volume.writeback import WriteBack
 
 DEADLINE = 30.0  # seconds one request is tried before the storage counts as unreachable
-GIVE_UP = 20.0  # seconds of trouble after which a drain that somebody waits for gives up
+GIVE_UP = 10.0  # seconds of trouble after which a drain that somebody waits for gives up
 _THREADS = 8
 
 
@@ -344,7 +344,14 @@ async def compose(
         )
         publisher.at_cut = checkpointer.at_cut
         publisher.at_acknowledged = checkpointer.at_acknowledged
-        room = Room(blocks=blocks, staging=staging, database=database, capacity=capacity, backlog=request.backlog)
+        room = Room(
+            folder=folders.state,
+            blocks=blocks,
+            staging=staging,
+            database=database,
+            capacity=capacity,
+            backlog=request.backlog,
+        )
         writer = BlockWriter(
             ring,
             make_cutter(opened),

@@ -25,12 +25,16 @@ T = TypeVar("T")
 
 class RetryStorage(Storage):
     """`inner`, patient: no attempt starts later than `deadline` seconds after a call's first, then the last
-    error is raised. An attempt under way is not cut short. `random` gives numbers in [0, 1)."""
+    error is raised; `put_deadline` is that of a put, where it is another one. An attempt under way is not cut short.
+    `random` gives numbers in [0, 1)."""
 
-    def __init__(self, inner: Storage, *, deadline: float, random: Callable[[], float]) -> None:
+    def __init__(
+        self, inner: Storage, *, deadline: float, random: Callable[[], float], put_deadline: float | None = None
+    ) -> None:
         self.name = inner.name
         self._inner = inner
         self._deadline = deadline
+        self._put_deadline = deadline if put_deadline is None else put_deadline
         self._random = random
 
     async def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
@@ -50,7 +54,7 @@ class RetryStorage(Storage):
                 doubtful = True
                 raise
 
-        await self._persist(attempt)
+        await self._persist(attempt, self._put_deadline)
 
     async def size(self, key: str) -> int:
         return await self._persist(lambda: self._inner.size(key))
@@ -81,17 +85,17 @@ class RetryStorage(Storage):
         except ObjectNotFound:
             return False
 
-    async def _persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        pause = self._pauses()
+    async def _persist(self, attempt: Callable[[], Awaitable[T]], deadline: float | None = None) -> T:
+        pause = self._pauses(deadline)
         while True:
             try:
                 return await attempt()
             except StorageUnreachable as error:
                 await pause(error)
 
-    def _pauses(self) -> Callable[[StorageUnreachable], Awaitable[None]]:
+    def _pauses(self, deadline: float | None = None) -> Callable[[StorageUnreachable], Awaitable[None]]:
         """A function that sleeps longer each time, and raises what it is given once the deadline is near."""
-        end = trio.current_time() + self._deadline
+        end = trio.current_time() + (self._deadline if deadline is None else deadline)
         longest = _FIRST_PAUSE
 
         async def pause(error: StorageUnreachable) -> None:

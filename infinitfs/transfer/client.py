@@ -53,7 +53,8 @@ _GRACE = 2.0  # seconds for a child to end after its stream did
 
 @dataclass(slots=True)
 class Stats:
-    """What passed since the transfer was opened: bytes, requests by kind, and errors: what could not be done, not answers such as "there is none"."""
+    """What passed since the transfer was opened: bytes, requests by kind, and errors: what could not be done, not
+    answers such as "there is none"."""
 
     uploaded: int = 0
     downloaded: int = 0

@@ -47,6 +47,7 @@ Opener = Callable[[Open], contextlib.AbstractAsyncContextManager[Storage]]
 _OBJECTS_A_PART = 10_000  # some 1 MiB
 _REPLIES_WAITING = 8
 _FILE_THREADS = 8
+_PUT_DEADLINE = 5.0  # seconds; who sends tries again for as long as it takes, and wants to say so
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 
@@ -180,7 +181,9 @@ async def _decorated(opening: Open) -> AsyncIterator[Storage]:
     from infinitfs.storage.retry import RetryStorage
 
     backend = open_storage(opening.record, opening.account, connections=opening.connections)
-    retried = RetryStorage(backend, deadline=opening.deadline, random=random.random)
+    retried = RetryStorage(
+        backend, deadline=opening.deadline, put_deadline=min(_PUT_DEADLINE, opening.deadline), random=random.random
+    )
     storage = LimitStorage(retried, upload=opening.upload_limit, download=opening.download_limit, connections=None)
     try:
         yield storage

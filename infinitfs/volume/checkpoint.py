@@ -13,6 +13,7 @@ claims are never trimmed.
 """
 
 import logging
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +33,7 @@ from infinitfs.keys.identity import Identity
 from infinitfs.keys.ring import KeyRing, Purpose
 from infinitfs.transfer.background import together
 from infinitfs.transfer.base import Transfer
-from infinitfs.transfer.files import Offload
+from infinitfs.transfer.files import Offload, local_errors
 from infinitfs.volume.database import Database
 from infinitfs.volume.history import History, Point
 from infinitfs.volume.journal import JOURNAL
@@ -126,8 +127,12 @@ class Checkpointer:
     def at_cut(self, position: int) -> None:
         """Pin the database as it is now, where a checkpoint is due and none is under way."""
         if self._pinned is None and (self.forced or self._due(position)):
-            connection = self._database.connect()
-            connection.execute("BEGIN; SELECT count(*) FROM local").fetchall()
+            try:
+                connection = self._database.connect()
+                connection.execute("BEGIN; SELECT count(*) FROM local").fetchall()
+            except (InfinitfsError, apsw.Error) as error:
+                _log.warning("No checkpoint was made, the next cut will try again: %s", error)
+                return
             self._pinned = _Pinned(position, connection, trio.Event())
             self.forced = False
             self._wanted.set()
@@ -153,15 +158,15 @@ class Checkpointer:
             assert pinned is not None
             try:
                 await self._take(pinned)
-            except InfinitfsError as error:
+            except (InfinitfsError, apsw.Error) as error:
                 _log.warning("No checkpoint was made, the next one will be: %s", error)
             finally:
                 pinned.connection.close()
                 self._pinned = None
 
     async def _take(self, pinned: _Pinned) -> None:
-        if self._last is None and self._history.point.checkpoints:
-            self._last = await self._fetch(self._history.point.checkpoints[-1])
+        if self._last is None:
+            self._last = await self._newest()
         known = {group.digest: group for group in self._last.groups} if self._last else {}
         with trio.CancelScope(shield=True):
             size, groups, packs = await self._offload(partial(self._export, pinned.connection, known))
@@ -189,6 +194,12 @@ class Checkpointer:
         )
         await self._trim(manifest)
 
+    async def _newest(self) -> Manifest | None:
+        """The newest manifest there is, whoever made it: the one that nobody trims."""
+        listed = await self._transfer.list(f"{self._volume}/{CHECKPOINTS.folder}/")
+        positions = [p for info in listed if (p := CHECKPOINTS.position(info.key)) is not None]
+        return await self._fetch(max(positions)) if positions else None
+
     async def _fetch(self, position: int) -> Manifest | None:
         """A manifest that may be gone or damaged: then every group is sent again."""
         try:
@@ -205,7 +216,7 @@ class Checkpointer:
         groups: dict[int, Group] = {}
         packs: list[str] = []
         offset = PACK
-        with ExitStack() as files:
+        with local_errors(self._folder / "packs", "written"), ExitStack() as files:
             file: BinaryIO | None = None
 
             def on_group(number: int, plain: bytes) -> None:
@@ -231,7 +242,10 @@ class Checkpointer:
         """Delete what no kept checkpoint needs: older manifests with their packs, and records; never claims."""
         oldest = newest.point.checkpoints[0]
         manifests = [newest]
-        if oldest != newest.point.position and (kept := await self._fetch(oldest)) is not None:
+        if oldest != newest.point.position:
+            kept = await self._fetch(oldest)
+            if kept is None:
+                return  # what it needs is not known: all stays until it is not among the kept ones any more
             manifests.append(kept)
         needed = {group.pack for manifest in manifests for group in manifest.groups}
         for info in await self._transfer.list(f"{self._volume}/{CHECKPOINTS.folder}/"):
@@ -257,16 +271,16 @@ class Checkpointer:
 
 async def restore(
     *,
-    database: Database,
+    create: Callable[[], Database],
     ring: KeyRing,
     members: Members,
     transfer: Transfer,
     folder: Path,
     offload: Offload,
-) -> Point | None:
-    """Fill an empty database file from the newest checkpoint that opens; None where the volume has none.
+) -> tuple[Database, Point | None]:
+    """A database filled from the newest checkpoint that opens; an empty one and None where the volume has none.
 
-    Raises what kept the newest one from opening, where none does.
+    `create` makes an empty database, each time anew. Raises what kept the newest one from opening, where none does.
     """
     volume = ring.volume_id.hex()
     listed = await transfer.list(f"{volume}/{CHECKPOINTS.folder}/")
@@ -276,24 +290,23 @@ async def restore(
         try:
             data = await transfer.get(CHECKPOINTS.key(volume, position))
             manifest = open_manifest(ring, members, position, data)
-            await _fill(database, ring, transfer, folder, offload, manifest)
-            return manifest.point
+            return await _fill(create, ring, transfer, folder, offload, manifest), manifest.point
         except (IntegrityError, ObjectNotFound) as error:
             _log.error("The checkpoint %d cannot be used, an older one is tried: %s", position, error)
             first = first or error
     if first is not None:
         raise first
-    return None
+    return create(), None
 
 
 async def _fill(
-    database: Database,
+    create: Callable[[], Database],
     ring: KeyRing,
     transfer: Transfer,
     folder: Path,
     offload: Offload,
     manifest: Manifest,
-) -> None:
+) -> Database:
     ends: dict[str, int] = {}
     for group in manifest.groups:
         ends[group.pack] = max(ends.get(group.pack, 0), group.offset + group.length)
@@ -312,7 +325,13 @@ async def _fill(
         def read_group(number: int) -> bytes:
             return _open_group(ring, folder, manifest.groups[number])
 
-        await offload(partial(import_pages, database.connection, manifest.size, read_group))
+        database = create()
+        try:
+            await offload(partial(import_pages, database.connection, manifest.size, read_group))
+        except BaseException:
+            database.close()
+            raise
+        return database
     finally:
         for pack in ends:
             (folder / pack).unlink(missing_ok=True)
@@ -326,7 +345,13 @@ def _open_group(ring: KeyRing, folder: Path, group: Group) -> bytes:
         opened = ring.open(Purpose.METADATA, FrameType.CHECKPOINT_GROUP, group.digest, frame)
         plain = zstandard.ZstdDecompressor().decompress(opened.payload)
     except DamagedFrame as error:
-        raise DamagedObject(key=pack_key(ring.volume_id.hex(), group.pack), reason=error.fields["reason"]) from None
+        raise _damaged(ring, group, error.fields["reason"]) from None
+    except zstandard.ZstdError as error:
+        raise _damaged(ring, group, str(error)) from None
     if ring.digest(plain) != group.digest:
-        raise DamagedObject(key=pack_key(ring.volume_id.hex(), group.pack), reason="a group is not the one it names")
+        raise _damaged(ring, group, "a group is not the one it names")
     return plain
+
+
+def _damaged(ring: KeyRing, group: Group, reason: str) -> DamagedObject:
+    return DamagedObject(key=pack_key(ring.volume_id.hex(), group.pack), reason=reason)

@@ -53,6 +53,7 @@ class Collector:
             await self._publisher.publish_all()
             # A flush between finding a block and referring to it holds this lock.
             async with self._flush_lock:
+                self._database.commit()  # what a flush has just brought to life is counted with its transaction
                 dead = self._database.rows(
                     "SELECT pack FROM packs WHERE live = 0 AND size > 0 AND condemned IS NULL"
                     " AND name NOT IN (SELECT pack FROM staged)"

@@ -9,7 +9,9 @@ Invariants.
 - Statements run on the event loop and never wait for a disk: `synchronous=NORMAL` without automatic checkpoints writes
   the log and nothing else. `sync` makes commits durable with an fdatasync in a thread, one for all who wait;
   `relieve` copies the log into the main file in a thread, over a second connection.
-- An fsync that failed is never tried again (Linux drops the pages that could not be written): the database is `failed`.
+- An fsync that failed is never tried again (Linux drops the pages that could not be written), and a transaction that a
+  statement or its end could not write is rolled back whole: then what programs were told is more than what is stored,
+  so the database is `failed` and takes nothing more until it is opened again, as after a crash.
 - The main file is never opened but through SQLite: closing any other descriptor of it would drop SQLite's POSIX locks
   (https://www.sqlite.org/howtocorrupt.html, section 2.2). The log holds no lock.
 
@@ -17,8 +19,10 @@ What breaks if you await inside a transaction: nothing is lost, but the commit t
 must be atomic does not await between its statements.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,13 +30,30 @@ from typing import Any
 import apsw
 import trio
 
-from infinitfs.errors import DamagedRecord, IntegrityError, LocalDiskFailed, NoSpace
+from infinitfs.errors import DamagedRecord, InfinitfsError, IntegrityError, LocalDiskFailed, NoSpace
 from infinitfs.transfer.files import Offload
 from infinitfs.volume.schema import JOURNALED, PAGE_SIZE, SCHEMA
+
+_log = logging.getLogger(__name__)
 
 Parameter = int | bytes | str | None
 
 LOG_LIMIT = 16 * 2**20  # bytes of log after which it is copied into the main file
+LOG_RESERVE = 2 * LOG_LIMIT  # bytes of disk that the log has from the start, so that a full disk stops no commit
+
+
+class _Connection(apsw.Connection):
+    """A connection whose errors leave as those of the tree, once `failure` says what becomes of one."""
+
+    failure: Callable[[apsw.Error], InfinitfsError] | None = None
+
+    def execute(self, statements: str, bindings: Any = None, **options: Any) -> apsw.Cursor:
+        try:
+            return super().execute(statements, bindings, **options)
+        except apsw.Error as error:
+            if self.failure is None:
+                raise
+            raise self.failure(error) from error
 
 
 class Database:
@@ -43,7 +64,8 @@ class Database:
         self._key = key
         self._offload = offload
         self.connection = self.connect()
-        self.failed: LocalDiskFailed | None = None
+        self.connection.failure = self._fail
+        self.failed: InfinitfsError | None = None
         self.position = 0
         """The journal position that the record to come will have; set by who opens the journal."""
         self.outbox_bytes = 0
@@ -64,14 +86,15 @@ class Database:
         self._log_pages = 0
         self._relieve_at = LOG_LIMIT // PAGE_SIZE
 
-    def connect(self) -> apsw.Connection:
+    def connect(self) -> _Connection:
         """One more connection to the same file, for a checkpoint in a thread."""
-        connection = apsw.Connection(str(self.path), statementcachesize=256)
+        connection = _Connection(str(self.path), statementcachesize=256)
         connection.pragma("key", f"raw:{self._key.hex()}")
         try:
             connection.pragma("page_size", PAGE_SIZE)
             connection.pragma("journal_mode", "wal")
         except (apsw.NotADBError, apsw.CorruptError) as error:
+            connection.close()
             raise DamagedRecord(path=str(self.path), reason=f"the local database does not open: {error}") from None
         connection.pragma("synchronous", "normal")
         connection.pragma("wal_autocheckpoint", 0)
@@ -90,11 +113,13 @@ class Database:
         self.connection.set_wal_hook(self._logged)
         if self._log < 0:
             self._log = os.open(f"{self.path}-wal", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with suppress(OSError):  # where the disk has no room for it, or cannot promise any, a full disk stops us
+                os.posix_fallocate(self._log, 0, LOG_RESERVE)
 
     # --- transactions ---
 
     def begin(self, *, journaled: bool = True) -> None:
-        """Start a transaction where none is open. Raises LocalDiskFailed once a sync has failed.
+        """Start a transaction where none is open. Raises LocalDiskFailed or NoSpace once the database has failed.
 
         Without `journaled` its changes came from the journal and do not go there again.
         """
@@ -116,43 +141,49 @@ class Database:
         self.begin(journaled=False)
         try:
             for changeset in changesets:
-                apsw.Changeset.apply(changeset, self.connection)
+                apsw.Changeset.apply(changeset, self.connection, filter=JOURNALED.__contains__)
         except apsw.Error as error:
             self._roll_back()
             raise IntegrityError(problem=f"A change of the journal does not fit the volume: {error}.") from None
 
     def commit(self) -> None:
-        """End the open transaction, its changeset into `outbox`; nothing without one."""
+        """End the open transaction, its changeset into `outbox`; nothing without one.
+
+        Raises NoSpace or LocalDiskFailed, with all of the transaction rolled back and the database failed.
+        """
         if not self.in_transaction:
             return
-        try:
-            if self._session is not None:
-                self.before_commit()
-                changeset = self._session.changeset()
-                self._session.close()
-                self._session = None
-                if changeset:
-                    self.connection.execute(
-                        "INSERT INTO outbox (position, changeset) VALUES (?, ?)", (self.position, changeset)
-                    )
-                    self.outbox_bytes += len(changeset)
-            self.connection.execute("COMMIT")
-        except apsw.FullError:
-            self._roll_back()
-            raise NoSpace(what=str(self.path), remedy="free space on this machine's disk") from None
-        except apsw.IOError as error:
-            self._roll_back()
-            self.failed = LocalDiskFailed(path=str(self.path), reason=str(error))
-            raise self.failed from None
+        changeset = b""
+        if self._session is not None:
+            self.before_commit()
+            changeset = self._session.changeset()
+            self._session.close()
+            self._session = None
+        if changeset:
+            self.connection.execute(
+                "INSERT INTO outbox (position, changeset) VALUES (?, ?)", (self.position, changeset)
+            )
+        self.connection.execute("COMMIT")
+        self.outbox_bytes += len(changeset)
         self.in_transaction = False
         self._commits += 1
+
+    def _fail(self, error: apsw.Error) -> InfinitfsError:
+        """A statement failed: what became of its operation is unknown, so the whole transaction goes."""
+        self._roll_back()
+        if self.failed is None:
+            if isinstance(error, apsw.FullError):
+                self.failed = NoSpace(what=str(self.path.parent), remedy="free some, then mount again")
+            else:
+                self.failed = LocalDiskFailed(path=str(self.path), reason=str(error))
+        return self.failed
 
     def _roll_back(self) -> None:
         if self._session is not None:
             self._session.close()
             self._session = None
         if self.connection.in_transaction:
-            self.connection.execute("ROLLBACK")
+            apsw.Connection.execute(self.connection, "ROLLBACK")  # that a failure here is not a failure again
         self.in_transaction = False
 
     # --- statements ---
@@ -185,12 +216,14 @@ class Database:
         return self.in_transaction or self._synced < self._commits
 
     async def sync(self) -> None:
-        """Commit, and return once every commit until now is on the disk. Raises LocalDiskFailed."""
+        """Commit, and return once every commit until now is on the disk. Raises LocalDiskFailed, NoSpace."""
         self.commit()
         target = self._commits
-        while self._synced < target:
+        while True:
             if self.failed is not None:
                 raise self.failed
+            if self._synced >= target:
+                return
             if self._syncing is not None:
                 await self._syncing.wait()
                 continue
@@ -234,8 +267,10 @@ class Database:
                 self.resting = trio.Event()
                 self.commit()
                 await self._offload(partial(_checkpoint, connection))
+        except apsw.FullError as error:
+            _log.warning("The database's log cannot be copied now, it grows on: %s", error)
         except apsw.Error as error:
-            self.failed = LocalDiskFailed(path=str(self.path), reason=str(error))
+            self._fail(error)
         finally:
             self._relieving = False
             self._relieve_at = max(LOG_LIMIT // PAGE_SIZE, self._log_pages * 2)  # a reader may keep it from restarting
@@ -246,9 +281,16 @@ class Database:
                 connection.close()
 
     def close(self) -> None:
-        """Commit and close; the log is copied and removed by SQLite."""
-        if self.failed is None:
-            self.commit()
+        """Commit and close; the log is copied and removed by SQLite, or left as it is where the disk has failed."""
+        try:
+            if self.failed is None:
+                self.commit()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        if self.failed is not None:
+            self.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         if self._log >= 0:
             os.close(self._log)
             self._log = -1

@@ -113,6 +113,8 @@ class Namespace:
         return Inode(*row) if row else None
 
     def _entry(self, parent: int, name: bytes) -> Inode:
+        if name in (b".", b".."):
+            raise InvalidOperation(path=_show(name))
         inode = self.lookup(parent, name)
         if inode is None:
             raise NoSuchEntry(path=_show(name))
@@ -181,13 +183,18 @@ class Namespace:
         self._connection.execute("INSERT INTO inodes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", inode)
 
     def _check_new(self, parent: int, name: bytes) -> Inode:
+        folder = self._folder(parent, name)
+        if self.lookup(parent, name) is not None:
+            raise EntryExists(path=_show(name))
+        return folder
+
+    def _folder(self, parent: int, name: bytes) -> Inode:
+        """The directory that `name` is to be in; one that was removed takes no names."""
         folder = self.inode(parent)
         if not folder.is_directory:
             raise NotADirectory(path=_show(name))
         if folder.nlink == 0:
             raise NoSuchEntry(path=_show(name))
-        if self.lookup(parent, name) is not None:
-            raise EntryExists(path=_show(name))
         return folder
 
     def _touch(self, folder: int, now: int, links: int = 0) -> None:
@@ -247,9 +254,8 @@ class Namespace:
         if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == RENAME_NOREPLACE | RENAME_EXCHANGE:
             raise InvalidOperation(path=_show(name))
         moved = self._entry(parent, name)
+        self._folder(new_parent, new_name)
         target = self.lookup(new_parent, new_name)
-        if self.inode(new_parent).nlink == 0:
-            raise NoSuchEntry(path=_show(new_name))
         if flags & RENAME_EXCHANGE:
             if target is None:
                 raise NoSuchEntry(path=_show(new_name))

@@ -10,8 +10,11 @@ Invariants.
 """
 
 import logging
+import math
 from functools import partial
 from pathlib import Path
+
+import trio
 
 from infinitfs.config.disk import sync_folder
 from infinitfs.errors import Fenced, HistoryRolledBack, ObjectNotFound, StorageUnreachable, VolumeOwned
@@ -24,10 +27,11 @@ from infinitfs.volume.database import Database
 from infinitfs.volume.history import History
 from infinitfs.volume.journal import JOURNAL, Kind, object_hash, open_record
 from infinitfs.volume.schema import LOCAL
-from infinitfs.volume.signed import Members
+from infinitfs.volume.signed import Form, Members
 
 _log = logging.getLogger(__name__)
 
+_PATIENCE = 5.0  # seconds
 _AHEAD = 16  # records fetched at once while replaying
 
 
@@ -57,17 +61,22 @@ class Opening:
     async def open(self, state: str) -> tuple[Database, History]:
         """The local database, caught up with the storage (or, while that is away, as it was).
 
-        `state` is this state folder's own name among owners. Raises what `catch_up` raises.
+        `state` is this state folder's own name among owners. Raises what `_catch_up` raises.
         """
+        if not self._path.exists():
+            await self._build()
+            await self._offload(self._install)
         database, history = await self._open_database()
         try:
-            if await self._is_outdated(history):
+            if not await self._catch_up(database, history, state):
                 self._check_nothing_unsent(database, "another machine")
-                database.close()
                 _log.info("The local state is older than the storage's journal: it is made anew from a checkpoint.")
-                _remove(self._path)
+                await self._build()
+                database.close()
+                await self._offload(self._install)
                 database, history = await self._open_database()
-            await self.catch_up(database, history, state)
+                if not await self._catch_up(database, history, state):
+                    raise self._rolled_back(history.position + 1)
             return database, history
         except BaseException:
             database.close()
@@ -76,31 +85,30 @@ class Opening:
     # --- the local database ---
 
     async def _open_database(self) -> tuple[Database, History]:
-        """This machine's state of the volume, made from the newest checkpoint where there is none yet."""
-        fresh = self._path.with_suffix(".new")
-        if not self._path.exists():
-            await self._build(fresh)
-            await self._offload(partial(_install, fresh, self._path))
         database = Database(self._path, self._ring.database_key(), self._offload)
-        database.open_log()
-        history = History(database)
-        database.position = _next_position(database, history)
-        database.outbox_bytes = database.value("SELECT sum(length(changeset)) FROM outbox")
+        try:
+            database.open_log()
+            await self._offload(partial(sync_folder, self._path.parent))  # the log was made just now
+            history = History(database)
+            database.position = _next_position(database, history)
+            database.outbox_bytes = database.value("SELECT sum(length(changeset)) FROM outbox")
+        except BaseException:
+            database.close()
+            raise
         return database, history
 
-    async def _build(self, path: Path) -> None:
-        """A database under another name until it is whole, so that a crash leaves none that is not."""
-        _remove(path)
-        database = Database(path, self._ring.database_key(), self._offload)
+    async def _build(self) -> None:
+        """The state that the newest checkpoint shows, an empty one where the volume has none: under another name until
+        it is whole, so that a crash leaves none that is not."""
+        database, point = await restore(
+            create=self._create,
+            ring=self._ring,
+            members=self._members,
+            transfer=self._transfer,
+            folder=self._folder,
+            offload=self._offload,
+        )
         try:
-            point = await restore(
-                database=database,
-                ring=self._ring,
-                members=self._members,
-                transfer=self._transfer,
-                folder=self._folder,
-                offload=self._offload,
-            )
             if point is None:
                 database.create()
             else:
@@ -112,50 +120,70 @@ class Opening:
         finally:
             database.close()
 
+    @property
+    def _fresh(self) -> Path:
+        return self._path.with_suffix(".new")
+
+    def _create(self) -> Database:
+        """An empty file, in place of one that was not finished."""
+        _remove(self._fresh)
+        return Database(self._fresh, self._ring.database_key(), self._offload)
+
+    def _install(self) -> None:
+        _remove(self._path)
+        self._fresh.rename(self._path)
+        sync_folder(self._path.parent)
+
     # --- catching up with the storage ---
 
-    async def catch_up(self, database: Database, history: History, state: str) -> None:
+    async def _catch_up(self, database: Database, history: History, state: str) -> bool:
         """Apply what other owners wrote since; nothing while the storage is away and the volume is ours anyway.
 
-        `state` is this state folder's own. Raises HistoryRolledBack, DamagedObject by name, Fenced where there are
-        unsent changes that no longer fit, StorageUnreachable where the storage is needed.
+        False where some of it was trimmed behind a newer checkpoint: claims are never trimmed, so records may follow
+        all the same. `state` is this state folder's own. Raises HistoryRolledBack, DamagedObject by name, Fenced where
+        there are unsent changes that no longer fit, StorageUnreachable where the storage is needed.
         """
+        owner = history.point.owner
+        ours = owner is not None and owner.state == state
         try:
-            await self._verify(history)
-            while found := await self._following(history.position):
-                for position, data in found:
-                    if not await self._apply(database, history, position, data):
-                        return
-        except StorageUnreachable:
-            owner = history.point.owner
-            if owner is None or owner.state != state:
+            # What is ours by claim may be used without the storage: then its answer is not waited for as long.
+            with trio.fail_after(_PATIENCE if ours else math.inf):
+                # Listed first: all that is there now has to be reached, and what an owner adds meanwhile is no gap.
+                checkpoint, record = await self._newest(CHECKPOINTS), await self._newest(JOURNAL)
+                await self._verify(history, checkpoint)
+                while found := await self._following(history.position):
+                    for position, data in found:
+                        if not await self._apply(database, history, position, data):
+                            return True
+        except (StorageUnreachable, trio.TooSlowError) as error:
+            if not ours:
                 raise
+            _log.warning("The storage is away, the volume is used without it: %s", error or "no answer yet")
+            return True
+        if history.position < record and history.position >= checkpoint:
+            raise self._rolled_back(history.position + 1)
+        return history.position >= checkpoint
 
-    async def _is_outdated(self, history: History) -> bool:
-        """Whether the records that follow were trimmed behind a newer checkpoint. False while the storage is away."""
-        try:
-            await self._transfer.get(JOURNAL.key(self._volume, history.position + 1))
-        except ObjectNotFound:
-            return await self._newest_checkpoint() > history.position
-        except StorageUnreachable:
-            return False
-        return False
+    async def _newest(self, form: Form) -> int:
+        """The highest position of an object of `form`, 0 without any."""
+        listed = await self._transfer.list(f"{self._volume}/{form.folder}/")
+        return max((form.position(info.key) or 0 for info in listed), default=0)
 
-    async def _newest_checkpoint(self) -> int:
-        listed = await self._transfer.list(f"{self._volume}/{CHECKPOINTS.folder}/")
-        return max((CHECKPOINTS.position(info.key) or 0 for info in listed), default=0)
+    def _rolled_back(self, position: int) -> HistoryRolledBack:
+        return HistoryRolledBack(volume=self._name, sequence=str(position))
 
-    async def _verify(self, history: History) -> None:
+    async def _verify(self, history: History, checkpoint: int) -> None:
+        """The record that is pinned here is the one in the storage."""
         if history.position == 0:
             return
         try:
             data = await self._transfer.get(JOURNAL.key(self._volume, history.position))
         except ObjectNotFound:
-            if await self._newest_checkpoint() > history.position:
+            if checkpoint > history.position:
                 return  # trimmed; the records that follow still have to chain to the pinned hash
             data = b""
         if object_hash(data) != history.hash:
-            raise HistoryRolledBack(volume=self._name, sequence=str(history.position))
+            raise self._rolled_back(history.position)
 
     def _check_nothing_unsent(self, database: Database, owner: str) -> None:
         unsent = database.row(
@@ -196,7 +224,7 @@ class Opening:
             return False
         record = await self._offload(partial(open_record, self._ring, self._members, position, data))
         if record.previous != history.hash:
-            raise HistoryRolledBack(volume=self._name, sequence=str(position))
+            raise self._rolled_back(position)
         self._check_nothing_unsent(database, f"{record.owner.user} on {record.owner.host}")
         database.apply(record.changesets)
         connection.execute("DELETE FROM records")  # claims or releases of ours that came too late
@@ -223,11 +251,6 @@ class Opening:
             mountpoint=owner.mountpoint,
             since=owner.since,
         )
-
-
-def _install(fresh: Path, path: Path) -> None:
-    fresh.rename(path)
-    sync_folder(path.parent)
 
 
 def _remove(path: Path) -> None:

@@ -1,20 +1,30 @@
-"""How much more may be written: the storage's capacity and the backlog's limit.
+"""How much more may be written: the storage's capacity, the backlog's limit, the local disk.
 
 Above: `writeback` asks before bytes are taken, `volume.Volume` before a name is made. Below: `blocks` and
 `block.staging`, whose totals it compares.
-Invariant: what was taken always finds room: a limit refuses new bytes, it never stops a flush of old ones.
+Invariant: what was taken always finds room: a limit refuses new bytes, it never stops a flush of old ones. So the
+disk is full for programs while it still has RESERVE bytes for the endings of staged packs and for the database.
 """
+
+import os
+from pathlib import Path
 
 from infinitfs.block.staging import Staging
 from infinitfs.errors import NoSpace
 from infinitfs.volume.blocks import Blocks
 from infinitfs.volume.database import Database
 
+RESERVE = 16 * 2**20
+
 
 class Room:
-    """`capacity` of the storage in bytes, 0 for none; `backlog`: the most that may wait for it on this machine."""
+    """`folder` is that of the local state; `capacity` of the storage in bytes, 0 for none; `backlog`: the most that may
+    wait for it on this machine."""
 
-    def __init__(self, *, blocks: Blocks, staging: Staging, database: Database, capacity: int, backlog: int) -> None:
+    def __init__(
+        self, *, folder: Path, blocks: Blocks, staging: Staging, database: Database, capacity: int, backlog: int
+    ) -> None:
+        self._folder = folder
         self._blocks = blocks
         self._staging = staging
         self._database = database
@@ -30,3 +40,6 @@ class Room:
                 what="this machine for what waits for the storage",
                 remedy="wait until the storage has taken some of it, or mount with a larger --backlog",
             )
+        disk = os.statvfs(self._folder)
+        if disk.f_bavail * disk.f_frsize < more + RESERVE:
+            raise NoSpace(what=f"the local disk ({self._folder})", remedy="free some, or mount with a smaller cache")

@@ -2,7 +2,8 @@
 
 Above: `database` creates them, `namespace` and `blocks` fill them. Invariant: the tables in JOURNALED are the volume:
 they change only inside a session, so every change reaches the journal. The tables in LOCAL belong to this machine
-and are never sent. No triggers: a change set is applied elsewhere without side effects.
+and are never sent. No triggers: a change set is applied elsewhere without side effects. The number of a block or a pack
+is never used twice (AUTOINCREMENT): open blocks are kept in memory by number.
 
 Times are nanoseconds since the epoch; `birth`, `death`, `condemned` and `position` (but of a dirent, where it is its
 place in the listing) are journal positions; names and attribute names are bytes.
@@ -37,14 +38,14 @@ CREATE TABLE xattrs (
 ) WITHOUT ROWID;
 
 CREATE TABLE blocks (
-    block INTEGER PRIMARY KEY, id BLOB NOT NULL, pack INTEGER NOT NULL, offset INTEGER NOT NULL,
+    block INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL, pack INTEGER NOT NULL, offset INTEGER NOT NULL,
     length INTEGER NOT NULL, size INTEGER NOT NULL, refs INTEGER NOT NULL, birth INTEGER NOT NULL, death INTEGER
 );
 CREATE UNIQUE INDEX blocks_by_id ON blocks (id);
 CREATE INDEX blocks_by_pack ON blocks (pack, offset);
 
 CREATE TABLE packs (
-    pack INTEGER PRIMARY KEY, name BLOB NOT NULL, size INTEGER NOT NULL, live INTEGER NOT NULL,
+    pack INTEGER PRIMARY KEY AUTOINCREMENT, name BLOB NOT NULL, size INTEGER NOT NULL, live INTEGER NOT NULL,
     birth INTEGER NOT NULL, condemned INTEGER
 );
 CREATE INDEX packs_by_name ON packs (name);

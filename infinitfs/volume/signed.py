@@ -7,6 +7,7 @@ Above: `journal`, `checkpoint`. Below: `keys`. A core without I/O.
 Invariant: a body is returned only when the frame opened at its own place and a member signed it for that place.
 """
 
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -36,10 +37,7 @@ class Form(NamedTuple):
     def position(self, key: str) -> int | None:
         """The position of a key, None where the key is not of this form."""
         name = key.rpartition("/")[2]
-        try:
-            return int(name, 16) if len(name) == 16 else None
-        except ValueError:
-            return None
+        return int(name, 16) if _NAME.fullmatch(name) else None
 
     def _place(self, position: int) -> str:
         return f"{self.folder}/{position:016x}"
@@ -65,6 +63,9 @@ class Form(NamedTuple):
         except (IntegrityError, msgspec.MsgspecError, zstandard.ZstdError) as error:
             raise DamagedObject(key=key, reason=str(error)) from None
         return envelope.body
+
+
+_NAME = re.compile("[0-9a-f]{16}")
 
 
 class _Envelope(msgspec.Struct, frozen=True, array_like=True):

@@ -8,8 +8,9 @@ every other task sees it done or not begun, and a commit holds whole operations.
 log that restarts, for blocks) wait before or after that.
 """
 
+import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ import trio
 
 from infinitfs.block.index import Location
 from infinitfs.block.reader import BlockReader
-from infinitfs.errors import DamagedObject, FileTooLarge, ObjectNotFound, ReadOnly
+from infinitfs.errors import DamagedObject, FileTooLarge, InfinitfsError, ObjectNotFound, ReadOnly
 from infinitfs.file.extents import Edit, Extent
 from infinitfs.file.file import File
 from infinitfs.transfer.background import together
@@ -31,6 +32,8 @@ from infinitfs.volume.namespace import Inode, Namespace
 from infinitfs.volume.publisher import Publisher
 from infinitfs.volume.room import Room
 from infinitfs.volume.writeback import WriteBack
+
+_log = logging.getLogger(__name__)
 
 COMMIT_AFTER = 0.005  # seconds that changes are gathered in one transaction
 SYNC_AFTER = 1.0  # seconds after which what was committed is durable on this machine
@@ -96,15 +99,22 @@ class Volume:
         """The background of an open volume: commits, syncs, flushes, uploads, checkpoints."""
         async with together() as nursery:
             self._nursery = nursery
-            nursery.start_soon(self._commit_in_time)
-            nursery.start_soon(self._sync_in_time)
+            tasks = [self._commit_in_time, self._sync_in_time]
             if self._writable:
-                nursery.start_soon(self._write_back.run)
-                nursery.start_soon(self.publisher.run)
-                nursery.start_soon(self._lease.run)
-                nursery.start_soon(self.checkpointer.run)
+                tasks += [self._write_back.run, self.publisher.run, self._lease.run, self.checkpointer.run]
+            for task in tasks:
+                nursery.start_soon(self._tend, task)
             yield
             nursery.cancel_scope.cancel()
+
+    async def _tend(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Once the database has failed nothing can be written, but what is there can still be read."""
+        try:
+            await task()
+        except InfinitfsError as error:
+            if self.database.failed is None:
+                raise
+            _log.error("The volume is read-only from now on: %s", error)
 
     def take_charge(self, uid: int, gid: int) -> None:
         """The first changes of an owner: the root of a new volume, owned by `uid` and `gid`; the end of files that
@@ -152,6 +162,8 @@ class Volume:
         await self._lease.before_change()
         if self.publisher.fenced is not None:
             raise self.publisher.fenced
+        if self.database.failed is not None:
+            raise self.database.failed
         while self.database.resting is not None:
             await self.database.resting.wait()
         return self._clock.now()
