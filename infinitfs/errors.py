@@ -61,6 +61,7 @@ class RecordNotFound(NotFound):
 
 class ObjectNotFound(NotFound):
     message = 'The object "{key}" is missing from {storage}.'
+    errno = errno.EIO  # not ENOENT: the file is there, its bytes are not
 
 
 class BucketNotFound(NotFound):
@@ -147,7 +148,6 @@ class StorageRejected(InfinitfsError):
 class AccessDenied(InfinitfsError):
     message = "{storage} refused to {action} ({reason}): check the credentials and the bucket's policy."
     exit_code = 14
-    errno = errno.EACCES
 
 
 class NoSpace(InfinitfsError):

@@ -70,10 +70,11 @@ def fetch_volumes(
     paths: Paths, user: UserRecord, identity: Identity, storage: StorageRecord, account: Account | None
 ) -> list[VolumeRecord]:
     """All volumes in `storage` that `user` can open. A damaged descriptor is named in the log and passed over; where
-    nothing else was found, it is raised."""
+    nothing else was found, the first one is raised."""
 
     async def find(transfer: Transfer) -> list[VolumeRecord]:
-        found, problem = [], None
+        found: list[VolumeRecord] = []
+        problems: list[InfinitfsError] = []
         for key in await _newest_descriptors(transfer):
             data = await transfer.get(key)
             try:
@@ -81,8 +82,7 @@ def fetch_volumes(
             except NotMember:
                 continue
             except InfinitfsError as error:
-                _log.error("%s", error)
-                problem = error
+                problems.append(error)
                 continue
             found.append(
                 VolumeRecord(
@@ -94,8 +94,10 @@ def fetch_volumes(
                     created=opened.created,
                 )
             )
-        if problem is not None and not found:
-            raise problem
+        for problem in problems if found else problems[1:]:
+            _log.error("%s", problem)
+        if problems and not found:
+            raise problems[0]
         return found
 
     return _with_storage(storage, account, find)

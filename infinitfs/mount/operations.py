@@ -19,7 +19,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, FUSEError, InodeT, ModeT
 
-from infinitfs.errors import InfinitfsError, NameTooLong
+from infinitfs.errors import DamagedObject, InfinitfsError, NameTooLong
 from infinitfs.mount.request import MountRequest
 from infinitfs.volume.namespace import NAME_MAX, Inode
 from infinitfs.volume.volume import Volume
@@ -38,13 +38,15 @@ R = TypeVar("R")
 def _answers(
     handler: Callable[Concatenate["Operations", P], Coroutine[Any, Any, R]],
 ) -> Callable[Concatenate["Operations", P], Coroutine[Any, Any, R]]:
-    """Errors of the tree become their errno; anything else is a defect: logged, and EIO."""
+    """Errors of the tree become their errno; anything else is a defect, and EIO. What EIO hides is logged."""
 
     @wraps(handler)
     async def answer(self: "Operations", /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return await handler(self, *args, **kwargs)
         except InfinitfsError as error:
+            if error.errno == errno.EIO and not isinstance(error, DamagedObject):  # that was logged where it was met
+                _log.error("%s", error)
             raise FUSEError(error.errno) from None
         except FUSEError:
             raise

@@ -6,16 +6,22 @@ only after its DELETE; both are records of the journal, so whoever owns the volu
 stopped. From the condemn step on nobody deduplicates against the pack: its blocks are gone from the index.
 """
 
+import logging
 from typing import NamedTuple
 
 import trio
 
 from infinitfs.block.pack import object_key as pack_key
+from infinitfs.errors import InfinitfsError
 from infinitfs.transfer.base import Transfer
 from infinitfs.transfer.cache import PackCache
 from infinitfs.volume.blocks import Blocks
 from infinitfs.volume.database import Database
 from infinitfs.volume.publisher import Publisher
+
+_log = logging.getLogger(__name__)
+
+INTERVAL = 3600.0  # seconds
 
 
 class Freed(NamedTuple):
@@ -45,6 +51,18 @@ class Collector:
         self._cache = cache
         self._flush_lock = flush_lock
         self._running = trio.Lock()
+
+    async def run(self) -> None:
+        """Free what is dead once in INTERVAL; what fails is tried again by the next run."""
+        while True:
+            await trio.sleep(INTERVAL)
+            try:
+                freed = await self.collect()
+            except InfinitfsError as error:
+                _log.info("Nothing is freed now: %s", error)
+                continue
+            if freed.packs:
+                _log.info("Freed %d packs, %d bytes.", *freed)
 
     async def collect(self) -> Freed:
         """Free every pack that is dead now, also those an earlier run condemned."""

@@ -101,7 +101,13 @@ class Volume:
             self._nursery = nursery
             tasks = [self._commit_in_time, self._sync_in_time]
             if self._writable:
-                tasks += [self._write_back.run, self.publisher.run, self._lease.run, self.checkpointer.run]
+                tasks += [
+                    self._write_back.run,
+                    self.publisher.run,
+                    self._lease.run,
+                    self.checkpointer.run,
+                    self.collector.run,
+                ]
             for task in tasks:
                 nursery.start_soon(self._tend, task)
             yield

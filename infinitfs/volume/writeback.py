@@ -144,9 +144,12 @@ class WriteBack:
             if whole:
                 batch |= self._wanted
                 self._wanted = {}
-            if batch:
+            # Another flush may have cleaned a file while this one waited; closed, it has left memory since, and a new
+            # `File` may stand for its inode, which must not be taken for it.
+            dirty = [file for file in batch.values() if file.needs_flush]
+            if dirty:
                 with trio.CancelScope(shield=True):
-                    await self._flush_batch(list(batch.values()), whole)
+                    await self._flush_batch(dirty, whole)
 
     async def _flush_batch(self, files: list[File], whole: bool) -> None:
         """One batch through the block writer; on failure every file is as dirty as before, and knows why."""
