@@ -130,10 +130,11 @@ class WriteBack:
 
     async def flush(self, files: Iterable[File]) -> None:
         """Everything that is dirty of these files now is in the database, its blocks durable, when this returns."""
-        for file in files:
-            if file.needs_flush:
-                self._wanted[file.ino] = file
-        await self._flush_wanted([], whole=True)
+        mine = [file for file in files if file.needs_flush]
+        for file in mine:
+            self._wanted[file.ino] = file
+        # Named again: where the flush that took them from `_wanted` has failed, this one tries and tells its caller.
+        await self._flush_wanted(mine, whole=True)
 
     async def flush_all(self) -> None:
         await self.flush(list(self._dirty.values()))
