@@ -27,9 +27,10 @@ from infinitfs.file.extents import Extent
 from infinitfs.keys.frame import FrameType, parse_header
 from infinitfs.keys.identity import Identity
 from infinitfs.keys.ring import KeyRing, Purpose
+from infinitfs.mount.folders import Folders
 from infinitfs.mount.operations import Operations
 from infinitfs.mount.request import MountRequest
-from infinitfs.mount.session import Folders, Machine, Session, compose
+from infinitfs.mount.session import Machine, Session, compose
 from infinitfs.storage.memory import MemoryStorage
 from infinitfs.transfer.client import local_transfer
 from infinitfs.transfer.files import inline

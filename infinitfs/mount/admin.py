@@ -18,8 +18,9 @@ from infinitfs.config.model import StorageRecord, UserRecord, VolumeRecord
 from infinitfs.config.paths import Paths, make_private
 from infinitfs.errors import InfinitfsError, NotMember
 from infinitfs.keys.identity import Identity
+from infinitfs.mount.folders import Folders, take_lock
 from infinitfs.mount.request import MountRequest
-from infinitfs.mount.session import DEADLINE, Folders, open_session, take_lock
+from infinitfs.mount.session import DEADLINE, open_session
 from infinitfs.storage.account import Account
 from infinitfs.transfer.background import together
 from infinitfs.transfer.base import Transfer

@@ -11,14 +11,12 @@ written, this state folder is its owner by a claim that the storage acknowledged
 """
 
 import base64
-import fcntl
 import os
 import secrets
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -30,13 +28,13 @@ from infinitfs.block.pack import seal_index
 from infinitfs.block.reader import BlockReader
 from infinitfs.block.staging import Staging
 from infinitfs.block.writer import BlockWriter
-from infinitfs.config.disk import write_whole
 from infinitfs.config.model import StorageRecord, VolumeRecord
-from infinitfs.config.paths import Paths, make_private
+from infinitfs.config.paths import Paths
 from infinitfs.config.store import Store
-from infinitfs.errors import DamagedRecord, NotDrained, StateLocked, StorageUnreachable
+from infinitfs.errors import DamagedRecord, NotDrained, StorageUnreachable
 from infinitfs.keys import RandomBytes
 from infinitfs.keys.identity import Identity
+from infinitfs.mount.folders import Folders, own_state, take_lock
 from infinitfs.mount.request import MountRequest
 from infinitfs.storage.account import Account
 from infinitfs.transfer.background import together
@@ -180,40 +178,6 @@ class Machine(NamedTuple):
     host: str
 
 
-class Folders:
-    """The folders of one volume on this machine."""
-
-    def __init__(self, paths: Paths, volume_id: str, cache: str) -> None:
-        self.state = paths.volume_state(volume_id)
-        self.staging = make_private(self.state / "staging")
-        self.checkpoint = make_private(self.state / "checkpoint")
-        self.database = self.state / "volume.db"
-        self.lock = self.state / "lock"
-        self.state_id = self.state / "state-id"
-        self.cache = make_private(Path(cache) / volume_id) if cache else paths.volume_cache(volume_id)
-
-
-def take_lock(folders: Folders, name: str) -> int:
-    """The state folder's lock, as a descriptor that holds it until its last copy is closed. Raises StateLocked."""
-    descriptor = os.open(folders.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-        os.close(descriptor)
-        raise StateLocked(volume=name, pid=holder) from None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    return descriptor
-
-
-def _own_state(folders: Folders, random: RandomBytes) -> str:
-    """This state folder's name among owners: random, made once, durable before a claim bears it."""
-    if not folders.state_id.exists():
-        write_whole(folders.state_id, random(16).hex().encode())
-    return folders.state_id.read_text()
-
-
 def open_record(record: VolumeRecord, identity: Identity) -> OpenedVolume:
     """The volume that a record's own copy of the descriptor describes. Raises NotMember, DamagedRecord."""
     try:
@@ -292,7 +256,7 @@ async def compose(
     """The volume over a transfer that is open already; see `open_session`. `machine` may be a simulated one."""
     ring, offload, random, clock = opened.ring, machine.offload, machine.random, machine.clock
     volume_id = opened.volume_id.hex()
-    state = _own_state(folders, random)
+    state = own_state(folders, random)
     opening = Opening(
         name=request.volume,
         path=folders.database,

@@ -1,0 +1,48 @@
+"""The folders of one volume on this machine, and the lock on them.
+
+Above: `session` and `admin`. Below: `config/`.
+Invariant: who holds the lock is the only one to use the state folder, the transfer process that inherited it included.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+
+from infinitfs.config.disk import write_whole
+from infinitfs.config.paths import Paths, make_private
+from infinitfs.errors import StateLocked
+from infinitfs.keys import RandomBytes
+
+
+class Folders:
+    """The folders of one volume on this machine."""
+
+    def __init__(self, paths: Paths, volume_id: str, cache: str) -> None:
+        self.state = paths.volume_state(volume_id)
+        self.staging = make_private(self.state / "staging")
+        self.checkpoint = make_private(self.state / "checkpoint")
+        self.database = self.state / "volume.db"
+        self.lock = self.state / "lock"
+        self.state_id = self.state / "state-id"
+        self.cache = make_private(Path(cache) / volume_id) if cache else paths.volume_cache(volume_id)
+
+
+def take_lock(folders: Folders, name: str) -> int:
+    """The state folder's lock, as a descriptor that holds it until its last copy is closed. Raises StateLocked."""
+    descriptor = os.open(folders.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(descriptor)
+        raise StateLocked(volume=name, pid=holder) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def own_state(folders: Folders, random: RandomBytes) -> str:
+    """This state folder's name among owners: random, made once, durable before a claim bears it."""
+    if not folders.state_id.exists():
+        write_whole(folders.state_id, random(16).hex().encode())
+    return folders.state_id.read_text()
