@@ -1,0 +1,251 @@
+"""The block writer: what a batch becomes in real staged packs, and what is left of one that fails."""
+
+import errno
+import os
+import random
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from infinitfs.block.cutting import ContentCutter, Cutter, FixedCutter
+from infinitfs.block.index import NewFrame
+from infinitfs.block.pack import index_span, open_index
+from infinitfs.block.staging import Staging
+from infinitfs.block.writer import BlockWriter, Request, Stored
+from infinitfs.errors import LocalDiskFailed, NoSpace
+from infinitfs.keys.frame import FrameType, sealed_size
+from infinitfs.keys.ring import Purpose
+from infinitfs.transfer.files import Offload, Threads, inline
+from tests.support.blocks import MemoryIndex, make_ring, make_staging
+
+KI = 2**10
+SMALL = ContentCutter(random.Random(1).randbytes(2048), 1 * KI, 4 * KI, 16 * KI, 4 * KI)
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+class Writing:
+    """A writer over real staging in `folder`, and what it said when a pack was closed."""
+
+    def __init__(
+        self, folder: Path, cutter: Cutter = SMALL, *, pack_size: int = 64 * KI, offload: Offload = inline
+    ) -> None:
+        self.ring = make_ring()
+        self.index = MemoryIndex()
+        self.staging: Staging = make_staging(folder, self.ring, offload)
+        self.closed: list[tuple[str, int]] = []
+        self.writer = BlockWriter(
+            self.ring, cutter, self.index, self.staging, offload, pack_size=pack_size, close_pack=self.close_pack
+        )
+
+    async def close_pack(self) -> None:
+        closed = await self.staging.close_pack()
+        assert closed is not None
+        self.closed.append(closed)
+        self.index.sizes[closed[0]] = closed[1]
+
+    async def store(self, *data: bytes) -> list[Stored]:
+        return await self.writer.store([Request(0, each, True) for each in data])
+
+    def sealed(self, frame: NewFrame) -> bytes:
+        return self.staging.read(frame.pack, frame.offset, frame.length)
+
+    def block(self, number: int) -> bytes:
+        frame = self.index.frames[number]
+        opened = self.ring.open(Purpose.DATA, FrameType.BLOCK, frame.id, self.sealed(frame))
+        data = zstandard.ZstdDecompressor().decompress(opened.payload) if opened.compressed else bytes(opened.payload)
+        assert len(data) == frame.size and self.ring.block_id(data) == frame.id
+        return data
+
+    def content(self, stored: Stored) -> bytes:
+        return b"".join(bytes(length) if block is None else self.block(block) for _, length, block in stored.pieces)
+
+
+@pytest.fixture
+def writing(tmp_path: Path) -> Writing:
+    return Writing(tmp_path)
+
+
+async def test_pieces_are_the_request_in_order(writing: Writing) -> None:
+    data = noise(50 * KI)
+    (stored,) = await writing.writer.store([Request(12_345, data, True)])
+    assert writing.content(stored) == data
+    offsets = [offset for offset, _, _ in stored.pieces]
+    lengths = [length for _, length, _ in stored.pieces]
+    assert offsets == [12_345 + sum(lengths[:i]) for i in range(len(lengths))]
+    assert len(lengths) > 3 and stored.tail == 0 and stored.provisional
+
+
+async def test_what_no_cut_ended_is_the_tail(writing: Writing) -> None:
+    data = noise(50 * KI)
+    (stored,) = await writing.writer.store([Request(0, data, False)])
+    assert stored.tail > 0 and not stored.provisional
+    assert writing.content(stored) == data[: -stored.tail]
+    (rest,) = await writing.writer.store([Request(len(data) - stored.tail, data[-stored.tail :], True)])
+    (whole,) = await writing.store(data)
+    assert [block for _, _, block in whole.pieces] == [block for _, _, block in stored.pieces + rest.pieces]
+
+
+@pytest.mark.parametrize(
+    ("data", "provisional"),
+    [
+        (noise(512), False),
+        (noise(511), True),
+        (noise(1024), False),
+        (bytes(500), False),
+        (noise(512) + bytes(5), False),
+    ],
+)
+async def test_a_piece_is_provisional_where_the_end_of_the_request_ended_it(
+    tmp_path: Path, data: bytes, provisional: bool
+) -> None:
+    writing = Writing(tmp_path, FixedCutter(512))
+    (stored,) = await writing.store(data)
+    assert stored.provisional is provisional
+
+
+async def test_zeros_are_stored_nowhere(writing: Writing) -> None:
+    (stored,) = await writing.store(bytes(100 * KI))
+    assert {block for _, _, block in stored.pieces} == {None}
+    assert sum(length for _, length, _ in stored.pieces) == 100 * KI
+    assert writing.staging.packs == 0
+
+
+async def test_equal_content_in_a_batch_is_stored_once(writing: Writing) -> None:
+    data = noise(30 * KI)
+    first, second = await writing.store(data, data)
+    assert first.pieces == second.pieces
+    assert sum(frame.size for frame in writing.index.frames.values()) == len(data)
+
+
+async def test_known_blocks_are_not_stored_again(writing: Writing) -> None:
+    data = noise(30 * KI)
+    (first,) = await writing.store(data)
+    before = writing.staging.waiting
+    (second,) = await writing.store(data)
+    assert first.pieces == second.pieces
+    assert writing.staging.waiting == before
+    (third,) = await writing.store(data + noise(10 * KI, seed=1))
+    assert third.pieces[: len(first.pieces) - 1] == first.pieces[:-1]
+
+
+async def test_an_empty_batch_is_nothing(writing: Writing) -> None:
+    assert await writing.writer.store([]) == []
+
+
+async def test_what_compresses_is_smaller_and_what_does_not_stays_as_it_is(writing: Writing) -> None:
+    text, random_bytes = b"all work and no play " * 500, noise(10_000)
+    (first,) = await writing.writer.store([Request(0, text, True)])
+    (second,) = await writing.writer.store([Request(0, random_bytes, True)])
+    assert writing.content(first) == text and writing.content(second) == random_bytes
+    flags = {}
+    for number, frame in writing.index.frames.items():
+        opened = writing.ring.open(Purpose.DATA, FrameType.BLOCK, frame.id, writing.sealed(frame))
+        flags[number] = opened.compressed
+        if not opened.compressed:
+            assert frame.length == sealed_size(frame.size)
+    assert all(flags[block] for _, _, block in first.pieces if block is not None)
+    assert not any(flags[block] for _, _, block in second.pieces if block is not None)
+    assert writing.staging.waiting < len(random_bytes) * 1.2 + 1000
+
+
+async def test_packs_end_at_their_size(tmp_path: Path) -> None:
+    writing = Writing(tmp_path, FixedCutter(4 * KI), pack_size=20 * KI)
+    stored = await writing.store(*(noise(10 * KI, seed) for seed in range(10)))
+    assert [writing.content(each) for each in stored] == [noise(10 * KI, seed) for seed in range(10)]
+    assert len(writing.closed) == 5
+    for name, size in writing.closed:
+        data = writing.staging.path(name).read_bytes()
+        assert len(data) == size
+        start, length = index_span(data, size)
+        assert 20 * KI <= start < 25 * KI, "as soon as it is full, and not a frame later"
+        entries = open_index(writing.ring, name, data[start : start + length])
+        frames = [frame for frame in writing.index.frames.values() if frame.pack == name]
+        assert [(e.id, e.offset, e.length, e.size) for e in entries] == [
+            (f.id, f.offset, f.length, f.size) for f in frames
+        ]
+
+
+async def test_small_batches_fill_one_pack(writing: Writing) -> None:
+    for seed in range(5):
+        await writing.store(noise(2 * KI, seed))
+    assert writing.staging.packs == 1 and writing.closed == []
+
+
+async def test_threads_do_the_same(tmp_path: Path) -> None:
+    """Enough for both halves: the order of frames is that of the requests."""
+    data = [noise(200 * KI, seed) for seed in range(3)]
+    writing = Writing(tmp_path, pack_size=300 * KI, offload=Threads(2))
+    stored = await writing.store(*data)
+    assert [writing.content(each) for each in stored] == data
+    places = [(f.pack, f.offset) for f in (writing.index.frames[b] for s in stored for _, _, b in s.pieces if b)]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(("code", "error"), [(errno.ENOSPC, NoSpace), (errno.EIO, LocalDiskFailed)])
+async def test_what_was_not_made_durable_is_not_referred_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, error: type[Exception]
+) -> None:
+    """The disk fails at the third portion of a batch: only what the first two hold is in the index."""
+    writing = Writing(tmp_path, FixedCutter(4 * KI), pack_size=20 * KI)
+    data = noise(100 * KI)
+    whole, calls = os.pwritev, 0
+
+    def fails_late(descriptor: int, buffers: list[bytes], offset: int) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == 5:  # two portions, each followed by the end of its pack
+            raise OSError(code, os.strerror(code))
+        return whole(descriptor, buffers, offset)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwritev", fails_late)
+        with pytest.raises(error):
+            await writing.store(data)
+    assert len(writing.closed) == 2
+    assert {frame.pack for frame in writing.index.frames.values()} == {name for name, _ in writing.closed}
+    known = b"".join(writing.block(number) for number in writing.index.frames)
+    assert known == data[: len(known)] and 0 < len(known) < len(data)
+    assert writing.staging.open_size == 0
+
+
+async def test_a_batch_that_failed_for_want_of_space_can_be_stored_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing = Writing(tmp_path, FixedCutter(4 * KI), pack_size=20 * KI)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", full)
+        with pytest.raises(NoSpace):
+            await writing.store(noise(50 * KI))
+    assert writing.index.frames == {}
+    (stored,) = await writing.store(noise(50 * KI))
+    assert writing.content(stored) == noise(50 * KI)
+
+
+async def test_a_pack_that_could_not_be_ended_is_ended_by_the_next_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing = Writing(tmp_path, FixedCutter(4 * KI), pack_size=20 * KI)
+    whole, calls = os.pwritev, 0
+
+    def full_once(descriptor: int, buffers: list[bytes], offset: int) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise OSError(errno.ENOSPC, "full")
+        return whole(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "pwritev", full_once)
+    with pytest.raises(NoSpace):
+        await writing.store(noise(20 * KI))
+    assert writing.closed == [] and writing.staging.open_size >= 20 * KI
+    stored, _ = await writing.store(noise(20 * KI), noise(4 * KI, seed=1))
+    assert writing.content(stored) == noise(20 * KI)
+    assert len(writing.closed) == 1
