@@ -1,6 +1,6 @@
 """The folders of this machine: configuration, state, cache and runtime.
 
-Above: `config/store.py`, `mount/`, `cli/`. Below: nothing.
+Above: `config/store.py`, `mount/`, `cli/`. Below: `disk`.
 Specification: XDG Base Directory 0.8; a relative path in a variable of it is ignored, as it demands. The
 variables come from a mapping, not from the process, so that two configurations can live in one process.
 Invariant: no directory made here is open to others, whatever the umask (0700).
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from infinitfs.config.disk import sync_folder
 from infinitfs.errors import UsageError
 
 _APPLICATION = "infinitfs"
@@ -19,10 +20,11 @@ _VOLUME = re.compile(r"[0-9a-f]{32}")
 
 
 def make_private(directory: Path) -> Path:
-    """`directory`, made with mode 0700 where it is missing, as are its parents."""
+    """`directory`, made with mode 0700 where it is missing, as are its parents; it survives a power cut."""
     if not directory.is_dir():
         make_private(directory.parent)
         directory.mkdir(mode=0o700, exist_ok=True)
+        sync_folder(directory.parent)
     return directory
 
 

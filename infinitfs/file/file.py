@@ -46,6 +46,15 @@ class File:
     def bytes_in_memory(self) -> int:
         return self.dirty.total + (self._flushing.total if self._flushing else 0)
 
+    @property
+    def tail_bytes(self) -> int:
+        """Bytes of the last block that are kept, stored as they are, to be cut again with what is appended to them."""
+        return len(self._tail[1]) if self._tail is not None else 0
+
+    def drop_tail(self) -> None:
+        """Keep them no longer: what is appended starts a block of its own."""
+        self._tail = None
+
     def write(self, offset: int, data: Bytes, now: float) -> None:
         """Put `data` at `offset`; `now` is any clock that `dirty_since` is compared with, in seconds."""
         if not data:

@@ -143,7 +143,7 @@ async def serve(paths: Paths, record: MountRecord, answer: Answer, *, task_statu
         await listening.bind(folder.name(record.volume_id))
     socket_path.chmod(0o600)
     listening.listen(16)
-    record_path.write_bytes(msgspec.json.encode(record))
+    _write(record_path, msgspec.json.encode(record))
     task_status.started()
     try:
         await trio.serve_listeners(partial(_converse, answer), [trio.SocketListener(listening)])
@@ -151,6 +151,14 @@ async def serve(paths: Paths, record: MountRecord, answer: Answer, *, task_statu
         listening.close()
         socket_path.unlink(missing_ok=True)
         record_path.unlink(missing_ok=True)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """A private file, there with all of `data` or not at all."""
+    fresh = path.with_suffix(".new")
+    fresh.touch(mode=0o600)
+    fresh.write_bytes(data)
+    fresh.replace(path)
 
 
 async def _converse(answer: Answer, stream: trio.SocketStream) -> None:

@@ -33,6 +33,7 @@ from infinitfs.mount.operations import Operations, mount_options
 from infinitfs.mount.request import MountRequest
 from infinitfs.mount.session import Session, open_session
 from infinitfs.storage.account import Account
+from infinitfs.transfer.background import background
 
 _log = logging.getLogger(__name__)
 
@@ -178,15 +179,15 @@ async def _serve(
     account: Account | None,
     ready: Callable[[], None],
 ) -> None:
-    async with open_session(paths, request, identity, account) as session:
-        daemon = _Daemon(session, request)
-        record = MountRecord(request.volume, session.status().volume_id, request.directory, os.getpid())
-        async with trio.open_nursery() as nursery:
+    async with background() as nursery:
+        async with open_session(paths, request, identity, account) as session:
+            daemon = _Daemon(session, request)
+            record = MountRecord(request.volume, session.status().volume_id, request.directory, os.getpid())
             await nursery.start(lambda task_status: serve(paths, record, daemon.answer, task_status=task_status))
             nursery.start_soon(daemon.heed_signals)
             await daemon.mounted(ready)
             await daemon.finish()
-            nursery.cancel_scope.cancel()
+        await daemon.tell()
     if daemon.failure is not None:
         raise daemon.failure
 
@@ -196,9 +197,12 @@ class _Daemon:
         self._session = session
         self._request = request
         self._directory = Path(request.directory)
-        self._awaited = False  # somebody waits for the drain, and is told if it cannot be done
+        self._signalled = False
+        self._waiting = 0  # commands that wait for the end
+        self._left = trio.Event()  # one of them has gone
+        self._draining = trio.CancelScope()
+        self._final: dict[str, Any] | None = None  # the last status, once the session closes
         self._over = trio.Event()
-        self._told = trio.Event()
         self.failure: InfinitfsError | None = None
 
     async def mounted(self, ready: Callable[[], None]) -> None:
@@ -211,10 +215,9 @@ class _Daemon:
                 mountpoint=str(self._directory), reason=f"{error}; `infinitfs doctor` says what is missing"
             ) from None
         try:
-            async with trio.open_nursery() as nursery:
+            async with background() as nursery:
                 nursery.start_soon(self._announce, ready)
                 await pyfuse3.main(min_tasks=4, max_tasks=_TASKS)
-                nursery.cancel_scope.cancel()
         finally:
             pyfuse3.close(unmount=True)
 
@@ -225,33 +228,49 @@ class _Daemon:
         ready()
 
     async def finish(self) -> None:
-        """After the folder is gone: drain, with patience where nobody waits."""
+        """After the folder is gone: drain."""
         try:
-            await self._session.drain(**({} if self._awaited else {"patience": float("inf")}))
+            await self._drain()
             _log.info("Everything is in the storage.")
         except InfinitfsError as error:
             self.failure = error
             _log.error("%s", error)
+        self._final = self._status()
+
+    async def _drain(self) -> None:
+        """With patience for as long as nobody waits; begun anew when that changes."""
+        while True:
+            awaited = self._signalled or self._waiting
+            with trio.CancelScope() as self._draining:
+                return await self._session.drain(**({} if awaited else {"patience": float("inf")}))
+
+    async def tell(self) -> None:
+        """After the session was closed, the volume given up and the lock free: who waits for that is told."""
         self._over.set()
-        if self._awaited:
-            with trio.move_on_after(5):
-                await self._told.wait()
+        with trio.move_on_after(5):
+            while self._waiting:
+                await self._left.wait()
 
     async def heed_signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async for number in signals:
                 if number == signal.SIGHUP:
                     continue
-                self._awaited = True
-                self._told.set()
-                problem = await trio.to_thread.run_sync(lambda: _fusermount(self._directory, lazy=True))
-                if problem is not None:
-                    _log.error("Cannot unmount %s: %s", self._directory, problem)
+                self._signalled = True
+                self._draining.cancel()
+                if not self._session.draining:
+                    problem = await trio.to_thread.run_sync(lambda: _fusermount(self._directory, lazy=True))
+                    if problem is not None:
+                        _log.error("Cannot unmount %s: %s", self._directory, problem)
+
+    def _status(self) -> dict[str, Any]:
+        status: dict[str, Any] = self._final or msgspec.to_builtins(self._session.status())
+        return status
 
     async def answer(self, command: str) -> AsyncGenerator[dict[str, Any], None]:
         """What the control socket asks: status, unmount, collect."""
         if command == "status":
-            yield msgspec.to_builtins(self._session.status())
+            yield self._status()
         elif command == "collect":
             freed = await self._session.volume.collector.collect()
             yield freed._asdict()
@@ -261,16 +280,21 @@ class _Daemon:
                     yield step
 
     async def _unmount(self) -> AsyncGenerator[dict[str, Any], None]:
-        self._awaited = True
-        if not self._session.draining:
-            problem = await trio.to_thread.run_sync(_fusermount, self._directory)
-            if problem is not None:
-                self._awaited = False
-                raise InUse(what=str(self._directory), remedy=f"close what uses it, then try again ({problem})")
-        while not self._over.is_set():
-            yield msgspec.to_builtins(self._session.status())
-            with trio.move_on_after(_PROGRESS):
-                await self._over.wait()
-        self._told.set()
-        if self.failure is not None:
-            raise self.failure
+        self._waiting += 1
+        self._draining.cancel()
+        try:
+            if not self._session.draining:
+                problem = await trio.to_thread.run_sync(_fusermount, self._directory)
+                if problem is not None:
+                    raise InUse(what=str(self._directory), remedy=f"close what uses it, then try again ({problem})")
+            while not self._over.is_set():
+                yield self._status()
+                with trio.move_on_after(_PROGRESS):
+                    await self._over.wait()
+            if self.failure is not None:
+                raise self.failure
+        finally:
+            self._waiting -= 1
+            self._draining.cancel()
+            self._left.set()
+            self._left = trio.Event()

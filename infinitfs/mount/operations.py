@@ -11,12 +11,14 @@ it has cached, and sends them.
 
 import errno
 import logging
+import os
 import stat
 from collections.abc import Callable, Coroutine, Sequence
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import pyfuse3
+import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, FUSEError, InodeT, ModeT
 
 from infinitfs.errors import DamagedObject, InfinitfsError, NameTooLong
@@ -260,8 +262,21 @@ class Operations(pyfuse3.Operations):
 
     @_answers
     async def open(self, inode: InodeT, flags: FlagT, ctx: pyfuse3.RequestContext) -> FileInfo:
+        if flags & os.O_TRUNC:  # libfuse asks for FUSE_ATOMIC_O_TRUNC: no setattr follows
+            await self._empty(inode, ctx.uid)
         self._volume.open(inode)
         return self._handle(inode)
+
+    async def _empty(self, inode: InodeT, uid: int) -> None:
+        """Truncate to nothing. For a user who is not root the set-id bits go; here the kernel leaves that to us."""
+        mode = self._volume.attributes(inode).mode
+        kept = mode & ~stat.S_ISUID & ~(stat.S_ISGID if mode & stat.S_IXGRP else 0)
+        if uid == 0 or kept == mode:
+            await self._volume.set_attributes(inode, size=0)
+            return
+        await self._volume.set_attributes(inode, size=0, mode=kept)
+        # The kernel goes on showing the mode that it knows; it may be told from a thread only.
+        await trio.to_thread.run_sync(partial(pyfuse3.invalidate_inode, inode, attr_only=True))
 
     def _handle(self, ino: int) -> FileInfo:
         """A file's handle is its inode: all that an open file needs is kept there."""

@@ -63,6 +63,7 @@ class Database:
         self.path = path
         self._key = key
         self._offload = offload
+        path.touch(mode=0o600)  # SQLite gives its log the same mode
         self.connection = self.connect()
         self.connection.failure = self._fail
         self.failed: InfinitfsError | None = None

@@ -31,6 +31,7 @@ AGE = 5.0  # seconds after which dirty bytes are flushed
 HIGH = 32 * 2**20  # dirty bytes above which a flush starts
 FULL = 96 * 2**20  # dirty bytes above which writers wait
 _TICK = 0.5
+_TAILS = 16 * 2**20  # bytes of last blocks that all files together may keep
 _STEP = 16  # files that are committed without letting another task run
 
 
@@ -57,6 +58,8 @@ class WriteBack:
         self._sync = sync
         self._dirty: dict[int, File] = {}
         self._wanted: dict[int, File] = {}
+        self._tails: dict[int, tuple[File, int]] = {}
+        self._tail_bytes = 0
         self._wake = trio.Event()
         self._flushed = trio.Event()
         self.trouble: InfinitfsError | None = None
@@ -103,6 +106,7 @@ class WriteBack:
         self.bytes += file.bytes_in_memory - before
         file.mtime = file.ctime = None
         self._dirty.pop(file.ino, None)
+        self._forget_tail(file)
 
     async def run(self) -> None:
         """Flush by size at once, by age within a tick, for as long as the volume is open."""
@@ -179,8 +183,26 @@ class WriteBack:
             before = file.bytes_in_memory
             self._commit(file, file.finish_flush(stored[first:last], trio.current_time()))
             self.bytes += file.bytes_in_memory - before
+            self._keep_tail(file)
         self._publisher.changed()
         self._notify()
+
+    def _keep_tail(self, file: File) -> None:
+        """Count what open files keep of their last blocks; the ones flushed longest ago give theirs up."""
+        self._forget_tail(file)
+        if not file.opens:
+            file.drop_tail()
+        elif file.tail_bytes:
+            self._tails[file.ino] = file, file.tail_bytes
+            self._tail_bytes += file.tail_bytes
+        while self._tail_bytes > _TAILS:
+            oldest, _ = next(iter(self._tails.values()))
+            oldest.drop_tail()
+            self._forget_tail(oldest)
+
+    def _forget_tail(self, file: File) -> None:
+        _, counted = self._tails.pop(file.ino, (file, 0))
+        self._tail_bytes -= counted
 
     def _notify(self) -> None:
         """Wake the writers that wait for memory."""
