@@ -8,7 +8,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from infinitfs.config.disk import write_whole
+from infinitfs.config.disk import sync_folder, write_whole
 from infinitfs.config.paths import Paths, make_private
 from infinitfs.errors import StateLocked
 from infinitfs.keys import RandomBytes
@@ -25,6 +25,8 @@ class Folders:
         self.lock = self.state / "lock"
         self.state_id = self.state / "state-id"
         self.cache = make_private(Path(cache) / volume_id) if cache else paths.volume_cache(volume_id)
+        for folder in (self.state, self.state.parent, self.state.parent.parent):
+            sync_folder(folder)  # who made it may have been killed before it did
 
 
 def take_lock(folders: Folders, name: str) -> int:

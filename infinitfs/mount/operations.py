@@ -23,6 +23,7 @@ from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, FU
 
 from infinitfs.errors import DamagedObject, InfinitfsError, NameTooLong
 from infinitfs.mount.request import MountRequest
+from infinitfs.volume import acl
 from infinitfs.volume.namespace import NAME_MAX, Inode
 from infinitfs.volume.volume import Volume
 
@@ -30,7 +31,10 @@ _log = logging.getLogger(__name__)
 
 VALID = 3600.0  # seconds that the kernel may keep entries and attributes without asking
 _BLOCK = 4096
-_ACLS = b"system.posix_acl_"
+_TIMES = range(-(2**63), 2**63)  # nanoseconds that can be kept: the years 1677 to 2262
+_XATTRS = (b"user.", b"trusted.", b"security.")
+_CAPABILITY = b"security.capability"  # what the program in a file may do: goes when the file changes
+_DOT, _DOT_DOT = 1, 2  # their places in a listing
 _UNLIMITED = 2**50  # what `df` shows of a storage without a capacity
 
 P = ParamSpec("P")
@@ -62,7 +66,7 @@ def _answers(
 class Operations(pyfuse3.Operations):
     supports_dot_lookup = True
     enable_writeback_cache = True
-    enable_acl = False
+    enable_acl = True
 
     def __init__(self, volume: Volume, request: MountRequest) -> None:
         super().__init__()
@@ -203,32 +207,50 @@ class Operations(pyfuse3.Operations):
         if fields.update_gid:
             changes["gid"] = attr.st_gid
         if fields.update_atime:
-            changes["atime"] = attr.st_atime_ns
+            changes["atime"] = _kept_time(attr.st_atime_ns)
         if fields.update_mtime:
-            changes["mtime"] = attr.st_mtime_ns
+            changes["mtime"] = _kept_time(attr.st_mtime_ns)
         if fields.update_ctime:
-            changes["ctime"] = attr.st_ctime_ns
+            changes["ctime"] = _kept_time(attr.st_ctime_ns)
         size = attr.st_size if fields.update_size else None
         return self._entry(await self._volume.set_attributes(inode, size=size, **changes))
 
     @_answers
     async def setxattr(self, inode: InodeT, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
-        if name.startswith(_ACLS):
-            raise FUSEError(errno.ENOTSUP)  # then cp and rsync set the mode instead, which an ACL would change, too
-        if len(name) > NAME_MAX:
-            raise FUSEError(errno.ERANGE)
+        _check_xattr(name)
+        if name == acl.ACCESS:
+            await self._drop_foreign_group(inode, ctx)
         await self._volume.set_xattr(inode, name, value)
+
+    async def _drop_foreign_group(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> None:
+        """Who is not in a file's group loses its set-group-ID bit with an ACL, as with chmod: here the kernel leaves
+        that to us."""
+        found = self._volume.attributes(inode)
+        if found.mode & stat.S_ISGID and not await self._is_in_group(found.gid, ctx):
+            await self._volume.set_attributes(inode, mode=found.mode & ~stat.S_ISGID)
+
+    async def _is_in_group(self, gid: int, ctx: pyfuse3.RequestContext) -> bool:
+        """Whether who asks is root or in this group."""
+        if ctx.uid == 0 or gid == ctx.gid:
+            return True
+        return gid in await trio.to_thread.run_sync(pyfuse3.get_sup_groups, ctx.pid)
 
     @_answers
     async def getxattr(self, inode: InodeT, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
-        return self._volume.get_xattr(inode, name)
+        _check_xattr(name)
+        value = self._volume.get_xattr(inode, name)
+        if name == acl.ACCESS:
+            return acl.shown(value, self._volume.attributes(inode).mode & self._mask)
+        return value
 
     @_answers
     async def listxattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
-        return self._volume.list_xattrs(inode)
+        names = self._volume.list_xattrs(inode)
+        return names if ctx.uid == 0 else [name for name in names if not name.startswith(b"trusted.")]
 
     @_answers
     async def removexattr(self, inode: InodeT, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        _check_xattr(name)
         await self._volume.remove_xattr(inode, name)
 
     @_answers
@@ -263,18 +285,23 @@ class Operations(pyfuse3.Operations):
     @_answers
     async def open(self, inode: InodeT, flags: FlagT, ctx: pyfuse3.RequestContext) -> FileInfo:
         if flags & os.O_TRUNC:  # libfuse asks for FUSE_ATOMIC_O_TRUNC: no setattr follows
-            await self._empty(inode, ctx.uid)
+            await self._empty(inode, ctx)
         self._volume.open(inode)
         return self._handle(inode)
 
-    async def _empty(self, inode: InodeT, uid: int) -> None:
-        """Truncate to nothing. For a user who is not root the set-id bits go; here the kernel leaves that to us."""
-        mode = self._volume.attributes(inode).mode
-        kept = mode & ~stat.S_ISUID & ~(stat.S_ISGID if mode & stat.S_IXGRP else 0)
-        if uid == 0 or kept == mode:
+    async def _empty(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> None:
+        """Truncate to nothing. Capabilities go and, for a user who is not root, set-id bits; here the kernel leaves
+        that to us."""
+        if _CAPABILITY in self._volume.list_xattrs(inode):
+            await self._volume.remove_xattr(inode, _CAPABILITY)
+        found = self._volume.attributes(inode)
+        mode = found.mode & ~stat.S_ISUID
+        if mode & stat.S_ISGID and (mode & stat.S_IXGRP or not await self._is_in_group(found.gid, ctx)):
+            mode &= ~stat.S_ISGID
+        if ctx.uid == 0 or mode == found.mode:
             await self._volume.set_attributes(inode, size=0)
             return
-        await self._volume.set_attributes(inode, size=0, mode=kept)
+        await self._volume.set_attributes(inode, size=0, mode=mode)
         # The kernel goes on showing the mode that it knows; it may be told from a thread only.
         await trio.to_thread.run_sync(partial(pyfuse3.invalidate_inode, inode, attr_only=True))
 
@@ -312,10 +339,20 @@ class Operations(pyfuse3.Operations):
 
     @_answers
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        for position, name, inode in self._volume.entries(fh, start_id):
-            if not pyfuse3.readdir_reply(token, name, self._entry(inode), position):
+        # The place behind an entry is its position + 1; 1 and 2 are those behind "." and "..", whose inodes the kernel
+        # knows: these two it does not count as uses.
+        if start_id < _DOT and not self._list_dot(fh, b".", _DOT, token):
+            return
+        if start_id < _DOT_DOT and not self._list_dot(fh, b"..", _DOT_DOT, token):
+            return
+        for position, name, inode in self._volume.entries(fh, start_id - 1):
+            if not pyfuse3.readdir_reply(token, name, self._entry(inode), position + 1):
                 break
             self._volume.use(inode.ino)
+
+    def _list_dot(self, folder: int, name: bytes, place: int, token: pyfuse3.ReaddirToken) -> bool:
+        inode = self._volume.lookup(folder, name)
+        return inode is None or pyfuse3.readdir_reply(token, FileNameT(name), self._entry(inode), place)
 
     @_answers
     async def releasedir(self, fh: FileHandleT) -> None:
@@ -327,6 +364,21 @@ class Operations(pyfuse3.Operations):
 
     def stacktrace(self) -> None:
         """Asked for by a special attribute of the root; an operator's tool of pyfuse3 that is not offered."""
+
+
+def _kept_time(nanoseconds: int) -> int:
+    """The nearest time that can be kept, as a local disk does it with what it has no bits for."""
+    return min(max(nanoseconds, _TIMES.start), _TIMES[-1])
+
+
+def _check_xattr(name: bytes) -> None:
+    """Refuse attributes of a kind that is not kept. (The kernel checks who may have which.)"""
+    if name in (acl.ACCESS, acl.DEFAULT):
+        return
+    if not name.startswith(_XATTRS):
+        raise FUSEError(errno.ENOTSUP)
+    if name in _XATTRS:
+        raise FUSEError(errno.EINVAL)
 
 
 def mount_options(request: MountRequest, name: str) -> set[str]:

@@ -116,6 +116,7 @@ class Database:
             self._log = os.open(f"{self.path}-wal", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             with suppress(OSError):  # where the disk has no room for it, or cannot promise any, a full disk stops us
                 os.posix_fallocate(self._log, 0, LOG_RESERVE)
+            self._commits += 1  # what a killed process left in the log may not be on the disk yet
 
     # --- transactions ---
 

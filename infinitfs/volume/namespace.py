@@ -19,12 +19,15 @@ from infinitfs.errors import (
     NoAttribute,
     NoSuchEntry,
     NotADirectory,
+    NoSpace,
     NotPermitted,
 )
+from infinitfs.volume import acl
 from infinitfs.volume.database import Database
 
 ROOT = 1
 NAME_MAX = 255
+XATTR_NAMES_MAX = 2**16  # bytes of all attribute names of an inode: listxattr(2) shows no more
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -153,6 +156,9 @@ class Namespace:
             gid = folder.gid
             if stat.S_ISDIR(mode):
                 mode |= stat.S_ISGID
+        default = None if stat.S_ISLNK(mode) else self._xattr(parent, acl.DEFAULT)
+        if default is not None:
+            mode = acl.inherited(default, mode)
         self._database.begin()
         is_directory = stat.S_ISDIR(mode)
         size = len(target) if target is not None else 0
@@ -176,6 +182,10 @@ class Namespace:
         # A new inode's number is as good a place in the listing as any: it is new, too.
         self._connection.execute("INSERT INTO dirents VALUES (?, ?, ?, ?)", (parent, name, inode.ino, inode.ino))
         self._touch(parent, now, is_directory)
+        if default is not None and acl.says_more(default):
+            self._put_xattr(inode.ino, acl.ACCESS, default)
+        if default is not None and is_directory:
+            self._put_xattr(inode.ino, acl.DEFAULT, default)
         self.inodes += 1
         return inode
 
@@ -335,23 +345,46 @@ class Namespace:
         self.inodes -= 1
 
     def get_xattr(self, ino: int, name: bytes) -> bytes:
-        row = self._database.row("SELECT value FROM xattrs WHERE ino = ? AND name = ?", (ino, name))
-        if row is None:
+        value = self._xattr(ino, name)
+        if value is None:
             raise NoAttribute(path=_show(name))
-        return bytes(row[0])
+        return acl.shown(value, self.inode(ino).mode) if name == acl.ACCESS else value
+
+    def _xattr(self, ino: int, name: bytes) -> bytes | None:
+        row = self._database.row("SELECT value FROM xattrs WHERE ino = ? AND name = ?", (ino, name))
+        return bytes(row[0]) if row else None
 
     def set_xattr(self, ino: int, name: bytes, value: bytes, now: int) -> None:
+        """Set an attribute; an access ACL sets the mode, too, and is kept if it says more than that."""
+        fields = {"ctime": now}
+        kept = True
+        if name == acl.ACCESS:
+            fields["mode"] = acl.mode_of(value, self.inode(ino).mode)
+            kept = acl.says_more(value)
+        elif sum(len(other) + 1 for other in {*self.list_xattrs(ino), name}) > XATTR_NAMES_MAX:
+            raise NoSpace(what="this file for the names of its attributes", remedy="remove some of them")
         self._database.begin()
+        if kept:
+            self._put_xattr(ino, name, value)
+        else:
+            self._drop_xattr(ino, name)
+        self.update(ino, **fields)
+
+    def _put_xattr(self, ino: int, name: bytes, value: bytes) -> None:
         self._connection.execute("INSERT OR REPLACE INTO xattrs VALUES (?, ?, ?)", (ino, name, value))
-        self.update(ino, ctime=now)
+
+    def _drop_xattr(self, ino: int, name: bytes) -> None:
+        self._connection.execute("DELETE FROM xattrs WHERE ino = ? AND name = ?", (ino, name))
 
     def list_xattrs(self, ino: int) -> list[bytes]:
         return [row[0] for row in self._connection.execute("SELECT name FROM xattrs WHERE ino = ?", (ino,))]
 
     def remove_xattr(self, ino: int, name: bytes, now: int) -> None:
-        self.get_xattr(ino, name)
+        """Raises NoAttribute; but there is always an ACL to remove."""
+        if name not in (acl.ACCESS, acl.DEFAULT):
+            self.get_xattr(ino, name)
         self._database.begin()
-        self._connection.execute("DELETE FROM xattrs WHERE ino = ? AND name = ?", (ino, name))
+        self._drop_xattr(ino, name)
         self.update(ino, ctime=now)
 
 

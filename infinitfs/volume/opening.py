@@ -89,6 +89,7 @@ class Opening:
         try:
             database.open_log()
             await self._offload(partial(sync_folder, self._path.parent))  # the log was made just now
+            await database.sync()  # before anything is done that it says: a killed process may have left it unsynced
             history = History(database)
             database.position = _next_position(database, history)
             database.outbox_bytes = database.value("SELECT sum(length(changeset)) FROM outbox")

@@ -82,6 +82,8 @@ class Publisher:
         self._offload = offload
         self._volume = ring.volume_id.hex()
         self._sealing = trio.Lock()
+        self._durable = database.value("SELECT max(position) FROM records")
+        """The last record that is on this machine's disk: none is sent before."""
         self._progress = trio.Event()
         self._uploading: set[str] = set()
         self._uploads = trio.CapacityLimiter(_UPLOADS)
@@ -139,37 +141,41 @@ class Publisher:
     async def cut(self) -> int:
         """End the record that changes gather in; returns the position of the last record cut, durable here."""
         async with self._flush_lock:
-            await self.close_pack()
-            self._database.commit()
-            position = self._database.position
-            if self._count(f"SELECT EXISTS (SELECT 1 FROM outbox WHERE position = {position:d})"):
-                self.at_cut(position)
-                self._database.position += 1
-            self._unsent_since = None
-        await self._seal_cut()
+            await self._end_record()
+        async with self._sealing:
+            await self._seal_cut()
         return self._database.position - 1
 
-    async def _seal_cut(self) -> None:
-        """Seal every record that was cut: usually one; more after a crash between a cut and its seal."""
-        async with self._sealing:
-            while row := self._database.row(
-                "SELECT min(position) FROM outbox WHERE position < ?", (self._database.position,)
-            ):
-                position = row[0]
-                if position is None:
-                    return
-                rows = self._database.rows("SELECT changeset FROM outbox WHERE position = ? ORDER BY id", (position,))
-                await self._seal(position, Kind.CHANGES, [bytes(row[0]) for row in rows])
-
     async def announce(self, kind: Kind) -> int:
-        """A record of its own that claims or releases the volume; returns its position, durable here."""
+        """A record of its own that claims or releases the volume, behind one of whatever was changed before; returns
+        its position, durable here."""
         async with self._flush_lock:
-            self._database.commit()
+            await self._end_record()
             position = self._database.position
             self._database.position += 1
         async with self._sealing:
+            await self._seal_cut()
             await self._seal(position, kind, [])
         return position
+
+    async def _end_record(self) -> None:
+        """Under the flush lock: every change until now belongs to a record that ends here, every later one does not."""
+        await self.close_pack()
+        self._database.commit()
+        position = self._database.position
+        if self._count(f"SELECT EXISTS (SELECT 1 FROM outbox WHERE position = {position:d})"):
+            self.at_cut(position)
+            self._database.position += 1
+        self._unsent_since = None
+
+    async def _seal_cut(self) -> None:
+        """Seal every record that was cut: usually one; more after a crash between a cut and its seal."""
+        while True:
+            row = self._database.row("SELECT min(position) FROM outbox WHERE position < ?", (self._database.position,))
+            if row[0] is None:
+                return
+            rows = self._database.rows("SELECT changeset FROM outbox WHERE position = ? ORDER BY id", row)
+            await self._seal(row[0], Kind.CHANGES, [bytes(changeset) for (changeset,) in rows])
 
     async def _seal(self, position: int, kind: Kind, changesets: list[bytes]) -> None:
         row = self._database.row("SELECT hash FROM records WHERE position = ?", (position - 1,))
@@ -183,6 +189,7 @@ class Publisher:
         self._database.connection.execute("DELETE FROM outbox WHERE position = ?", (position,))
         self._database.outbox_bytes -= sum(map(len, changesets))
         await self._database.sync()
+        self._durable = position
         self._notify()
 
     # --- sending ---
@@ -257,7 +264,7 @@ class Publisher:
         """One after the other, each once the packs that were closed before it are in the storage."""
         while True:
             progress = self._progress
-            row = self._database.row("SELECT min(position) FROM records")
+            row = self._database.row("SELECT min(position) FROM records WHERE position <= ?", (self._durable,))
             position = row[0]
             if position is None or self._count(
                 f"SELECT EXISTS (SELECT 1 FROM staged WHERE position <= {position:d} AND uploaded = 0)"

@@ -3,7 +3,7 @@
 Above: `database` creates them, `namespace` and `blocks` fill them. Invariant: the tables in JOURNALED are the volume:
 they change only inside a session, so every change reaches the journal. The tables in LOCAL belong to this machine
 and are never sent. No triggers: a change set is applied elsewhere without side effects. The number of a block or a pack
-is never used twice (AUTOINCREMENT): open blocks are kept in memory by number.
+is never used twice (AUTOINCREMENT): a change set in which two rows swapped their ids could be applied in no order.
 
 Times are nanoseconds since the epoch; `birth`, `death`, `condemned` and `position` (but of a dirent, where it is its
 place in the listing) are journal positions; names and attribute names are bytes.

@@ -214,6 +214,7 @@ class Volume:
             return inode
         return inode._replace(
             size=file.size,
+            allocated=min(inode.allocated + file.bytes_in_memory, file.size),
             mtime=inode.mtime if file.mtime is None else file.mtime,
             ctime=inode.ctime if file.ctime is None else file.ctime,
         )
@@ -267,12 +268,14 @@ class Volume:
     # --- attributes ---
 
     async def set_attributes(self, ino: int, *, size: int | None = None, **fields: int) -> Inode:
-        """Change `size` and any of mode, uid, gid, atime, mtime, ctime (times in nanoseconds)."""
+        """Change `size` and any of mode, uid, gid, atime, mtime, ctime (times in nanoseconds). The size that a file has
+        already changes none of its times."""
         now = await self._change()
-        fields.setdefault("ctime", now)
-        if size is not None:
+        if size is None:
+            fields.setdefault("ctime", now)
+        elif size != self.attributes(ino).size:
             self._truncate(ino, size)
-            fields.setdefault("mtime", now)
+            fields = {"mtime": now, "ctime": now} | fields
         file = self._files.get(ino)
         if file is not None and file.needs_flush:
             # A flush is on its way and stores the times with the data.

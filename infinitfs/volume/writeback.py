@@ -127,9 +127,13 @@ class WriteBack:
                 await trio.sleep(_TICK)
 
     async def _relieve(self) -> None:
-        """Too much is dirty: first what ended at a cut point, then, if that was little, everything."""
-        await self._flush_wanted(list(self._dirty.values()), whole=False)
-        if self.bytes >= HIGH // 2:
+        """Too much is dirty: first what ended at a cut point, then, if that was little, everything.
+
+        What was written meanwhile does not count: a fast writer's unfinished block would be stored with every flush,
+        and again as a part of the whole one.
+        """
+        stored = await self._flush_wanted(list(self._dirty.values()), whole=False)
+        if stored < HIGH // 2:
             await self._flush_wanted(list(self._dirty.values()), whole=True)
 
     async def flush(self, files: Iterable[File]) -> None:
@@ -143,7 +147,8 @@ class WriteBack:
     async def flush_all(self) -> None:
         await self.flush(list(self._dirty.values()))
 
-    async def _flush_wanted(self, files: Iterable[File], *, whole: bool) -> None:
+    async def _flush_wanted(self, files: Iterable[File], *, whole: bool) -> int:
+        """Flush these files, and with `whole` those that are asked for; returns how many bytes became clean."""
         async with self._lock:
             batch = {file.ino: file for file in files}
             if whole:
@@ -154,9 +159,10 @@ class WriteBack:
             dirty = [file for file in batch.values() if file.needs_flush]
             if dirty:
                 with trio.CancelScope(shield=True):
-                    await self._flush_batch(dirty, whole)
+                    return await self._flush_batch(dirty, whole)
+            return 0
 
-    async def _flush_batch(self, files: list[File], whole: bool) -> None:
+    async def _flush_batch(self, files: list[File], whole: bool) -> int:
         """One batch through the block writer; on failure every file is as dirty as before, and knows why."""
         requests: list[Request] = []
         spans: list[tuple[File, int, int]] = []
@@ -186,6 +192,7 @@ class WriteBack:
             self._keep_tail(file)
         self._publisher.changed()
         self._notify()
+        return sum(len(request.data) for request in requests) - sum(result.tail for result in stored)
 
     def _keep_tail(self, file: File) -> None:
         """Count what open files keep of their last blocks; the ones flushed longest ago give theirs up."""
