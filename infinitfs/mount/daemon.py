@@ -39,6 +39,11 @@ _log = logging.getLogger(__name__)
 
 _TASKS = 4096  # requests of the kernel at work at once; a read that hangs on the storage takes one
 _PROGRESS = 0.2  # seconds between two lines of progress
+_HELD = 3.0  # seconds in which the kernel lets go of what was unmounted, unless somebody has another mount of it
+_ELSEWHERE = (
+    "it is unmounted here, but a container or a service with mounts of its own still has it: stop that, then the rest "
+    "is stored"
+)
 _LOG_SIZE = 4 * 2**20
 
 
@@ -283,11 +288,14 @@ class _Daemon:
         self._waiting += 1
         self._draining.cancel()
         try:
-            if not self._session.draining:
+            if not self._session.draining and await trio.to_thread.run_sync(self._directory.is_mount):
                 problem = await trio.to_thread.run_sync(_fusermount, self._directory)
                 if problem is not None:
                     raise InUse(what=str(self._directory), remedy=f"close what uses it, then try again ({problem})")
+            unmounted = trio.current_time()
             while not self._over.is_set():
+                if not self._session.draining and trio.current_time() - unmounted > _HELD:
+                    raise InUse(what=str(self._directory), remedy=_ELSEWHERE)
                 yield self._status()
                 with trio.move_on_after(_PROGRESS):
                     await self._over.wait()

@@ -44,7 +44,7 @@ from infinitfs.transfer.files import Offload, Threads
 from infinitfs.transfer.protocol import Open
 from infinitfs.volume.blocks import Blocks
 from infinitfs.volume.checkpoint import Checkpointer
-from infinitfs.volume.clock import Clock
+from infinitfs.volume.clock import Clock, KernelTime
 from infinitfs.volume.collector import Collector
 from infinitfs.volume.database import Database
 from infinitfs.volume.descriptor import OpenedVolume, Parameters, open_descriptor
@@ -225,7 +225,7 @@ async def open_session(
             identity=identity,
             folders=folders,
             transfer=transfer,
-            machine=Machine(Clock(), secrets.token_bytes, Threads(_THREADS), socket.gethostname()),
+            machine=Machine(Clock(KernelTime()), secrets.token_bytes, Threads(_THREADS), socket.gethostname()),
         )
         yield await stack.enter_async_context(session)
 

@@ -17,9 +17,9 @@ from infinitfs.errors import (
     IsADirectory,
     NameTooLong,
     NoAttribute,
+    NoSpace,
     NoSuchEntry,
     NotADirectory,
-    NoSpace,
     NotPermitted,
 )
 from infinitfs.volume import acl

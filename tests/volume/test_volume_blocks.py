@@ -1,0 +1,242 @@
+"""Extents, blocks and packs: what is counted equals what a recount finds, and edits cost no scan of the file."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from infinitfs.block.index import NewFrame
+from infinitfs.file.extents import Edit, Extent
+from infinitfs.transfer.files import inline
+from infinitfs.volume.blocks import END, Blocks
+from infinitfs.volume.database import Database
+
+KEY = bytes(32)
+SIZE = 100  # of every block
+LENGTH = 2000  # of every file
+
+
+def open_blocks(folder: Path) -> tuple[Database, Blocks]:
+    database = Database(folder / "volume.db", KEY, inline)
+    database.create()
+    blocks = Blocks(database)
+    database.before_commit = blocks.write_counters
+    database.position = 1
+    return database, blocks
+
+
+def block_id(number: int) -> bytes:
+    return number.to_bytes(32, "big")
+
+
+def pack_name(number: int) -> str:
+    return number.to_bytes(16, "big").hex()
+
+
+def add(blocks: Blocks, pack: int, ids: list[int]) -> dict[int, int]:
+    frames = [NewFrame(block_id(id), pack_name(pack), i * SIZE, SIZE, SIZE) for i, id in enumerate(ids)]
+    added = blocks.add(frames)
+    return {id: added[block_id(id)] for id in ids}
+
+
+class Bookkeeping(RuleBasedStateMachine):
+    """Files as byte strings of block numbers: byte i of a file comes from (block, offset in block), or is a hole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.database, self.blocks = open_blocks(Path(self.folder.name))
+        self.files: dict[int, list[tuple[int, int] | None]] = {ino: [None] * LENGTH for ino in (1, 2, 3)}
+        self.numbers: list[int] = []
+        self.next_id = 0
+        self.next_pack = 0
+        self.deaths: dict[int, int | None] = {}
+        self.counted: Counter[int] = Counter()
+
+    def teardown(self) -> None:
+        self.database.close()
+        self.folder.cleanup()
+
+    @rule(count=st.integers(1, 4), same_pack=st.booleans())
+    def store(self, count: int, same_pack: bool) -> None:
+        if not same_pack or not self.next_pack:
+            self.next_pack += 1
+        ids = list(range(self.next_id, self.next_id + count))
+        self.next_id += count
+        numbers = add(self.blocks, self.next_pack, ids)
+        assert self.blocks.find(block_id(id) for id in ids) == {block_id(id): n for id, n in numbers.items()}
+        assert not set(numbers.values()) & set(self.numbers)
+        self.numbers.extend(numbers.values())
+        self.deaths |= dict.fromkeys(numbers.values())
+
+    @precondition(lambda self: self.numbers)
+    @rule(
+        ino=st.integers(1, 3),
+        start=st.integers(0, LENGTH - 1),
+        pieces=st.lists(st.tuples(st.integers(0, 30), st.integers(1, SIZE), st.integers(0, 40)), max_size=4),
+        rest=st.integers(0, 300),
+    )
+    def edit(self, ino: int, start: int, pieces: list[tuple[int, int, int]], rest: int) -> None:
+        """`pieces` are (block, length, hole before it); then a hole of `rest`."""
+        content, extents, offset = self.files[ino], [], start
+        for which, length, hole in pieces:
+            block = self.numbers[which % len(self.numbers)]
+            length = min(length, LENGTH - offset - hole)
+            if length <= 0:
+                break
+            content[offset : offset + hole] = [None] * hole
+            offset += hole
+            skip = SIZE - length
+            extents.append(Extent(offset, length, block, skip))
+            content[offset : offset + length] = [(block, skip + i) for i in range(length)]
+            offset += length
+        end = min(max(offset, start + 1) + rest, LENGTH)
+        content[offset:end] = [None] * (end - offset)
+        before = self.allocated(ino)
+        grown = self.blocks.edit(ino, [Edit(start, end, tuple(extents))])
+        assert before + grown == self.allocated(ino)
+        self.note_deaths()
+
+    def allocated(self, ino: int) -> int:
+        return self.database.value("SELECT sum(length) FROM extents WHERE ino = ?", (ino,))
+
+    @rule(ino=st.integers(1, 3), size=st.integers(0, LENGTH))
+    def truncate(self, ino: int, size: int) -> None:
+        self.blocks.edit(ino, [Edit(size, END, ())])
+        self.files[ino][size:] = [None] * (LENGTH - size)
+        self.note_deaths()
+
+    @rule(ino=st.integers(1, 3))
+    def remove(self, ino: int) -> None:
+        self.blocks.remove_extents(ino)
+        self.files[ino] = [None] * LENGTH
+        self.note_deaths()
+
+    def note_deaths(self) -> None:
+        """When the last reference of a block went, by a recount of the extents."""
+        refs = Counter(row[0] for row in self.database.rows("SELECT block FROM extents"))
+        for block in self.numbers:
+            if refs[block]:
+                self.deaths[block] = None
+            elif self.counted[block]:
+                self.deaths[block] = self.database.position
+        self.counted = refs
+
+    @rule()
+    def next_record(self) -> None:
+        self.database.commit()
+        self.database.position += 1
+
+    @rule()
+    def commit(self) -> None:
+        self.database.commit()
+
+    @rule()
+    def reload(self) -> None:
+        self.database.commit()
+        self.blocks.load()
+
+    @rule(ino=st.integers(1, 3), offset=st.integers(0, LENGTH - 1), length=st.integers(1, LENGTH))
+    def read(self, ino: int, offset: int, length: int) -> None:
+        end = min(offset + length, LENGTH)
+        found: list[tuple[int, int] | None] = [None] * LENGTH
+        last = 0
+        for extent, where in self.blocks.extents(ino, offset, end):
+            assert extent.offset >= last
+            assert extent.offset < end
+            assert extent.end > offset
+            assert where == self.blocks.locate([extent.block])[extent.block]
+            last = extent.end
+            found[extent.offset : extent.end] = [(extent.block, extent.skip + i) for i in range(extent.length)]
+        assert found[offset:end] == self.files[ino][offset:end]
+
+    @invariant()
+    def the_books_are_right(self) -> None:
+        refs = Counter(row[0] for row in self.database.rows("SELECT block FROM extents"))
+        rows = self.database.rows("SELECT block, refs, death FROM blocks")
+        assert {row[0]: row[1] for row in rows} == {block: refs[block] for block in self.numbers}
+        assert {row[0]: row[2] for row in rows} == self.deaths
+        if not self.database.in_transaction:
+            live = dict(self.database.rows("SELECT pack, live FROM packs"))
+            recount = Counter(row[0] for row in self.database.rows("SELECT pack FROM blocks WHERE refs > 0"))
+            assert live == {pack: recount[pack] for pack in live}
+
+
+Bookkeeping.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+test_bookkeeping = Bookkeeping.TestCase
+
+
+# --- single cases ---
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[tuple[Database, Blocks]]:
+    database, blocks = open_blocks(tmp_path)
+    yield database, blocks
+    database.close()
+
+
+def test_find_and_locate_leave_out_what_is_not_there(opened: tuple[Database, Blocks]) -> None:
+    _, blocks = opened
+    numbers = add(blocks, 7, [1, 2])
+    assert blocks.find([block_id(1), block_id(3)]) == {block_id(1): numbers[1]}
+    located = blocks.locate([numbers[2], 99])
+    assert list(located) == [numbers[2]]
+    where = located[numbers[2]]
+    assert (where.id, where.pack, where.pack_size) == (block_id(2), pack_name(7), 0)
+    assert (where.offset, where.length, where.size) == (SIZE, SIZE, SIZE)
+
+
+def test_a_number_is_never_given_twice(opened: tuple[Database, Blocks]) -> None:
+    """Whoever still holds the number of a block that was freed does not find another one under it."""
+    database, blocks = opened
+    (first,) = add(blocks, 1, [1]).values()
+    database.commit()
+    database.connection.execute("DELETE FROM blocks; DELETE FROM packs")
+    blocks.load()
+    (second,) = add(blocks, 1, [2]).values()
+    assert second > first
+    assert database.value("SELECT pack FROM blocks") == 2
+
+
+def test_a_closed_pack_waits_for_its_upload_before_the_next_record(opened: tuple[Database, Blocks]) -> None:
+    database, blocks = opened
+    numbers = add(blocks, 1, [1, 2])
+    open_entries = blocks.unfinished()[pack_name(1)]
+    assert open_entries[0] == 0
+    assert [entry.id for entry in open_entries[1]] == [block_id(1), block_id(2)]
+    database.position = 5
+    blocks.close_pack(pack_name(1), 300)
+    assert database.rows("SELECT * FROM staged") == [(bytes.fromhex(pack_name(1)), 300, 5, 0)]
+    assert blocks.unfinished() == {pack_name(1): (300, [])}
+    assert blocks.stored == 300
+    assert blocks.locate([numbers[1]])[numbers[1]].pack_size == 300
+    database.connection.execute("DELETE FROM staged")
+    assert blocks.unfinished() == {}
+
+
+def test_an_edit_of_a_long_file_touches_a_few_rows(opened: tuple[Database, Blocks]) -> None:
+    """SQLite's virtual machine makes some hundred steps an edit; a scan of these 20,000 extents makes 100,000s."""
+    database, blocks = opened
+    (block,) = add(blocks, 1, [1]).values()
+    extents = tuple(Extent(i * SIZE, SIZE, block, 0) for i in range(20_000))
+    blocks.edit(1, [Edit(0, 20_000 * SIZE, extents)])
+    steps = 0
+
+    def count() -> bool:
+        nonlocal steps
+        steps += 1
+        return False
+
+    database.connection.set_progress_handler(count, 1)
+    middle = 10_000 * SIZE + SIZE // 2
+    assert blocks.edit(1, [Edit(middle, middle + SIZE, (Extent(middle, 50, block, 0),))]) == 50 - SIZE
+    assert len(blocks.extents(1, middle, middle + SIZE)) == 1
+    assert blocks.edit(1, [Edit(30_000 * SIZE, 30_001 * SIZE, (Extent(30_000 * SIZE, SIZE, block, 0),))]) == SIZE
+    database.connection.set_progress_handler(None)
+    assert 50 < steps < 2000
