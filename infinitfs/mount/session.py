@@ -270,7 +270,7 @@ async def compose(
     async with AsyncExitStack() as stack:
         stack.callback(database.close)
         writable = not request.read_only
-        claim = writable and opening.needs_claim(history, state, take_over=request.take_over)
+        claim = writable and opening.needs_claim(database, history, state, take_over=request.take_over)
         namespace, blocks = Namespace(database), Blocks(database)
         _load(database, namespace, blocks)
         staging = Staging(folders.staging, lambda: random(16).hex(), partial(seal_index, ring), offload)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import resource
 import shutil
 import threading
 import time
@@ -126,6 +127,8 @@ def test_the_backlog_has_a_limit(far_home: Home, drive: Path, proxy: Proxy) -> N
 def test_a_thousand_hanging_reads_do_not_hold_up_the_rest(
     far_home: Home, drive: Path, proxy: Proxy, tmp_path: Path
 ) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))  # 1,000 files and their connections
     far_home.expect(_AWAY)
     mounted = far_home.mount(drive)
     for number in range(1000):

@@ -82,17 +82,21 @@ class Proxy:
                 self._pump(client, server)
 
     def _pump(self, client: socket.socket, server: socket.socket) -> None:
-        other = {client: server, server: client}
+        ends = {client.fileno(): (client, server), server.fileno(): (server, client)}
+        waiting = select.poll()  # select(2) knows no descriptor above 1023
+        for descriptor in ends:
+            waiting.register(descriptor, select.POLLIN)
         while True:
-            ready, _, _ = select.select([client, server], [], [], 0.1)
+            ready = waiting.poll(100)
             self._wait_while_hanging()
             if self._mode is Mode.REFUSE:
                 return
-            for end in ready:
-                data = end.recv(1 << 16)
+            for descriptor, _ in ready:
+                source, target = ends[descriptor]
+                data = source.recv(1 << 16)
                 if not data:
                     return
-                other[end].sendall(data)
+                target.sendall(data)
 
     def _wait_while_hanging(self) -> None:
         with self._changed:
