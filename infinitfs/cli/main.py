@@ -17,6 +17,7 @@ COMMANDS = {
     "mount": ("infinitfs.cli.mount:mount", "Mount a volume at a folder."),
     "unmount": ("infinitfs.cli.mount:unmount", "Unmount a folder once everything in it is stored."),
     "status": ("infinitfs.cli.status:status", "What the mounts of this machine are doing."),
+    "copy": ("infinitfs.cli.copy:copy", "Copy inside a mounted folder, without moving data."),
     "gc": ("infinitfs.cli.gc:gc", "Give back the space of what nothing needs any more."),
     "doctor": ("infinitfs.cli.doctor:doctor", "What stands in the way, and what to do about it."),
     "quickstart": ("infinitfs.cli.quickstart:quickstart", "From nothing to a mounted folder."),

@@ -1,7 +1,7 @@
 """The private socket of a mount: what other commands ask of it.
 
-One JSON object a line: the request `{"command": ...}`, then answers, the last of which has `"done": true`, or
-`"error"` and `"fields"` of an error of the tree.
+One JSON object a line: the request `{"command": ...}` with its arguments, then answers, the last of which has
+`"done": true`, or `"error"` and `"fields"` of an error of the tree.
 
 Above: `cli/` (asking), `daemon` (answering). Below: unix sockets in the runtime folder, 0600 in a 0700 folder.
 Invariant: a mount is listed for as long as its process lives and no longer: a record whose socket nobody answers is
@@ -27,7 +27,7 @@ from infinitfs.errors import InfinitfsError, LocalFileFailed, NotFound, StorageU
 
 _log = logging.getLogger(__name__)
 
-Answer = Callable[[str], AsyncGenerator[dict[str, Any], None]]
+Answer = Callable[[dict[str, Any]], AsyncGenerator[dict[str, Any], None]]
 
 
 class MountRecord(msgspec.Struct, frozen=True):
@@ -57,13 +57,13 @@ def mounted(paths: Paths) -> list[str]:
     return [record.volume_id for record in _records(paths)]
 
 
-def ask(paths: Paths, volume_id: str, command: str) -> Iterator[dict[str, Any]]:
+def ask(paths: Paths, volume_id: str, command: str, **arguments: int) -> Iterator[dict[str, Any]]:
     """The answers of a mount to a command, as they come. Raises what the mount raised, NotFound without one."""
     connection = _connect(paths, volume_id)
     if connection is None:
         raise NotFound(what="The mount", remedy="`infinitfs status` lists those there are")
     with connection, connection.makefile("rwb") as lines:
-        lines.write(json.dumps({"command": command}).encode() + b"\n")
+        lines.write(json.dumps({"command": command, **arguments}).encode() + b"\n")
         lines.flush()
         for line in lines:
             answer = json.loads(line)
@@ -164,11 +164,11 @@ def _write(path: Path, data: bytes) -> None:
 async def _converse(answer: Answer, stream: trio.SocketStream) -> None:
     """One command and its answers. Whatever is asked, and however it goes wrong, the mount goes on."""
     try:
-        command = await _read_command(stream)
-        if command is None:
+        request = await _read_request(stream)
+        if request is None:
             return
         try:
-            async with aclosing(answer(command)) as replies:
+            async with aclosing(answer(request)) as replies:
                 async for reply in replies:
                     await _send(stream, reply)
             await _send(stream, {"done": True})
@@ -180,7 +180,7 @@ async def _converse(answer: Answer, stream: trio.SocketStream) -> None:
         _log.exception("A command could not be answered.")
 
 
-async def _read_command(stream: trio.SocketStream) -> str | None:
+async def _read_request(stream: trio.SocketStream) -> dict[str, Any] | None:
     data = bytearray()
     while b"\n" not in data and len(data) < 4096:
         part = await stream.receive_some(4096)
@@ -188,9 +188,10 @@ async def _read_command(stream: trio.SocketStream) -> str | None:
             return None
         data += part
     try:
-        return str(json.loads(data)["command"])
-    except (ValueError, KeyError, TypeError):
+        request = json.loads(data)
+    except ValueError:
         return None
+    return request if isinstance(request, dict) and "command" in request else None
 
 
 async def _send(stream: trio.SocketStream, reply: dict[str, Any]) -> None:

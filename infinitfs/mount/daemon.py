@@ -16,7 +16,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -272,17 +272,25 @@ class _Daemon:
         status: dict[str, Any] = self._final or msgspec.to_builtins(self._session.status())
         return status
 
-    async def answer(self, command: str) -> AsyncGenerator[dict[str, Any], None]:
-        """What the control socket asks: status, unmount, collect."""
+    async def answer(self, request: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        """What the control socket asks: status, unmount, collect, clone."""
+        command = request["command"]
         if command == "status":
             yield self._status()
         elif command == "collect":
             freed = await self._session.volume.collector.collect()
             yield freed._asdict()
+        elif command == "clone":
+            await self._clone(int(request["source"]), int(request["target"]), int(request["length"]))
         elif command == "unmount":
             async with aclosing(self._unmount()) as steps:
                 async for step in steps:
                     yield step
+
+    async def _clone(self, source: int, target: int, length: int) -> None:
+        await self._session.volume.clone(source, target, length)
+        with suppress(FileNotFoundError):  # the kernel may have forgotten the file; told it must be from a thread
+            await trio.to_thread.run_sync(pyfuse3.invalidate_inode, pyfuse3.InodeT(target))
 
     async def _unmount(self) -> AsyncGenerator[dict[str, Any], None]:
         self._waiting += 1

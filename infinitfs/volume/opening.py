@@ -239,11 +239,12 @@ class Opening:
     def needs_claim(self, database: Database, history: History, state: str, *, take_over: bool) -> bool:
         """Whether a claim must be sent before anything is written. Raises VolumeOwned."""
         owner = history.point.owner
-        if owner is None:
+        # A claim or release that an earlier session cut and did not see acknowledged is sent again and counts then.
+        waiting = database.value("SELECT count(*) FROM records WHERE kind != ?", (Kind.CHANGES.value,))
+        if owner is None or waiting:
             return True
         if owner.state == state:
-            # A release that an earlier session sealed and could not send is sent now, and frees the volume.
-            return database.value("SELECT count(*) FROM records WHERE kind = ?", (Kind.RELEASE.value,)) > 0
+            return False
         if take_over:
             return True
         raise VolumeOwned(

@@ -12,13 +12,14 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from stat import S_ISREG
 from typing import NamedTuple
 
 import trio
 
 from infinitfs.block.index import Location
 from infinitfs.block.reader import BlockReader
-from infinitfs.errors import DamagedObject, FileTooLarge, InfinitfsError, ObjectNotFound, ReadOnly
+from infinitfs.errors import DamagedObject, FileTooLarge, InfinitfsError, InvalidOperation, ObjectNotFound, ReadOnly
 from infinitfs.file.extents import Edit, Extent
 from infinitfs.file.file import File
 from infinitfs.transfer.background import together
@@ -344,6 +345,28 @@ class Volume:
             file.mtime = file.ctime = now
         self._write_back.write(file, offset, data)
         return len(data)
+
+    async def clone(self, source: int, target: int, length: int) -> None:
+        """The first `length` bytes of the file `target` become those of the file `source`: both refer to the same
+        blocks, and no byte moves. What either has in memory is flushed first.
+
+        Raises InvalidOperation where one is no file, both are the same, or one is shorter than `length`.
+        """
+        while True:
+            await self._change()
+            files = [file for ino in (source, target) if (file := self._files.get(ino)) and file.needs_flush]
+            if not files:
+                break
+            await self._write_back.flush(files)
+        inodes = [self._namespace.inode(ino) for ino in (source, target)]
+        if source == target or any(not S_ISREG(inode.mode) or inode.size < length for inode in inodes):
+            raise InvalidOperation(path=f"inode {target}")
+        extents = (extent for extent, _ in self._blocks.extents(source, 0, length))
+        shared = tuple(extent._replace(length=min(extent.end, length) - extent.offset) for extent in extents)
+        grown = self._blocks.edit(target, [Edit(0, length, shared)])
+        self._namespace.update(target, allocated=inodes[1].allocated + grown)
+        if (file := self._files.get(target)) is not None:
+            file.drop_tail()
 
     async def fsync(self, ino: int) -> None:
         """Content and attributes are durable here (or in the storage, as the mount was asked to) on return."""
