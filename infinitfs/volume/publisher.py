@@ -149,13 +149,13 @@ class Publisher:
     async def announce(self, kind: Kind) -> int:
         """A record of its own that claims or releases the volume, behind one of whatever was changed before; returns
         its position, durable here."""
-        async with self._flush_lock:
+        async with self._flush_lock:  # held to the end: no later record may be sealed before this one, which it names
             await self._end_record()
             position = self._database.position
             self._database.position += 1
-        async with self._sealing:
-            await self._seal_cut()
-            await self._seal(position, kind, [])
+            async with self._sealing:
+                await self._seal_cut()
+                await self._seal(position, kind, [])
         return position
 
     async def _end_record(self) -> None:

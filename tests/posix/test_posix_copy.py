@@ -7,6 +7,8 @@
 
 # System calls are made by their own names.
 
+# System calls are made by their own names.
+
 import os
 import stat
 from pathlib import Path

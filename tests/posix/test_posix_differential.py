@@ -16,6 +16,8 @@ DIFFERENTIAL_SECONDS is how long to go on, DIFFERENTIAL_SEED where to start.
 
 # System calls are made by their own names.
 
+# System calls are made by their own names.
+
 import os
 import random
 import time

@@ -9,6 +9,8 @@
 
 # System calls are made by their own names.
 
+# System calls are made by their own names.
+
 import ctypes
 import os
 from collections.abc import Callable

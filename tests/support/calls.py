@@ -14,6 +14,8 @@ are both right: device and inode numbers, times of access, sizes of directories,
 
 # System calls are made by their own names.
 
+# System calls are made by their own names.
+
 import errno
 import fcntl
 import mmap

@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -406,3 +407,15 @@ def test_a_damaged_page_is_found_out(tmp_path: Path) -> None:
     with pytest.raises((LocalDiskFailed, apsw.CorruptError)):
         again.rows("SELECT * FROM numbers")
     again.close()
+
+
+def test_closing_cursors_leaves_older_ones_alone() -> None:
+    """apsw-sqlite3mc 3.54.0.0 leaked a reference to each older live cursor with every one that closed: statements
+    became slower for as long as a mount lived."""
+    connection = apsw.Connection(":memory:")
+    older = connection.execute("SELECT 1")
+    older.fetchall()
+    references = sys.getrefcount(older)
+    for _ in range(10):
+        connection.execute("SELECT 2").fetchall()
+    assert sys.getrefcount(older) == references
