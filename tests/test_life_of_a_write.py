@@ -54,9 +54,9 @@ class World:
 
     def __init__(self) -> None:
         self.storage = MemoryStorage()
-        self.identity = Identity.generate(seeded(0))
+        self.identity = Identity.generate(seeded(b"alice"))
         descriptor, _ = create_descriptor(
-            "drive", self.identity, "alice", PARAMETERS, seeded(1), created="2026-01-01T00:00:00Z"
+            "drive", self.identity, "alice", PARAMETERS, seeded(b"volume"), created="2026-01-01T00:00:00Z"
         )
         self.opened: OpenedVolume = open_descriptor(descriptor, self.identity, key=None, user_name="alice")
         self.ring: KeyRing = self.opened.ring
