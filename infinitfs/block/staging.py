@@ -18,6 +18,7 @@ from pathlib import Path
 
 from infinitfs.block.index import NewFrame
 from infinitfs.block.pack import Entry
+from infinitfs.config.disk import sync_folder
 from infinitfs.errors import InfinitfsError, LocalDiskFailed, NoSpace
 from infinitfs.transfer.files import Offload, remove
 
@@ -101,7 +102,7 @@ class Staging:
         with self._local_errors():
             descriptor = os.open(self.path(name), os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
             try:
-                _sync_folder(self._folder)
+                sync_folder(self._folder)
             except OSError as error:
                 self._failed = error.errno not in _FULL
                 os.close(descriptor)
@@ -232,11 +233,3 @@ def _write_at(descriptor: int, offset: int, buffers: Sequence[bytes]) -> None:
                 break
             done -= len(buffer)
             pending.pop(0)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
