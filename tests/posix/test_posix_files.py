@@ -5,7 +5,6 @@ import mmap
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -223,7 +222,8 @@ def test_touching_a_map_behind_the_end_is_a_signal(folder: Path) -> None:
         "file = os.open(sys.argv[1], os.O_RDWR); mapped = mmap.mmap(file, 0)\n"
         "os.ftruncate(file, 100); assert mapped[99] == 0; print(mapped[9000])"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(path)], timeout=PATIENCE, capture_output=True)
+    python = "/usr/bin/python3"  # the one of the tests may lie where this user may not look
+    done = subprocess.run([python, "-c", script, str(path)], timeout=PATIENCE, capture_output=True)
     assert done.returncode == -signal.SIGBUS
 
 

@@ -315,9 +315,10 @@ def _brief(data: bytes) -> str:
 
 
 def await_tick() -> None:
-    """Return once the clock with which the kernel stamps files has moved on."""
-    before = time.clock_gettime_ns(_COARSE)
-    while time.clock_gettime_ns(_COARSE) == before:
+    """Return once the clock with which the kernel stamps files is past everything it may have stamped until now: since
+    Linux 6.13 some stamps are finer than that clock."""
+    before = time.time_ns()
+    while time.clock_gettime_ns(_COARSE) <= before:
         time.sleep(0.0005)
 
 
