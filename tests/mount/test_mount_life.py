@@ -95,7 +95,9 @@ def test_unmount_tells_of_another_namespace_that_holds_the_mount(home: Home, dri
     holding = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; read line"]
     with subprocess.Popen(holding, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
-        holder.stdout.readline()
+        if not holder.stdout.readline():
+            mounted.unmount()
+            pytest.skip("no mount namespace can be made here (the root of a plain chroot is no mount)")
         for _ in range(2):
             assert "still has it" in home.refused(11, "unmount", str(drive))
         assert not drive.is_mount()
