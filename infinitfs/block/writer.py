@@ -9,8 +9,9 @@ be condemned. All work on bytes is in threads, where the offload says.
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+import trio
 import zstandard
 
 from infinitfs.block.cutting import Cutter, Piece
@@ -22,7 +23,10 @@ from infinitfs.transfer.background import together
 from infinitfs.transfer.files import Offload
 
 COMPRESSION_LEVEL = 1
+_STEP = 32  # blocks that the index is asked for, or told of, without letting another task run
 _WORTH = 0.97  # a block that compresses to more than this share stays as it is: reading it is cheaper
+
+T = TypeVar("T")
 
 
 class Request(NamedTuple):
@@ -78,7 +82,10 @@ class BlockWriter:
         """Store a batch. Raises NoSpace or LocalDiskFailed with nothing of the batch referred to."""
         cuts = await self._offload(partial(self._cut, requests))
         ids = {id for cut in cuts for id in cut.ids if id is not None}
-        known = self._index.find(ids)
+        known: dict[bytes, int] = {}
+        for some in _steps(list(ids)):
+            known |= self._index.find(some)
+            await trio.lowlevel.checkpoint()
         new: dict[bytes, memoryview] = {}
         for request, cut in zip(requests, cuts, strict=True):
             view, start = memoryview(request.data), 0
@@ -88,7 +95,9 @@ class BlockWriter:
                 start += length
         if new:
             for frames in self._portions(await self._seal_all(list(new.items()))):
-                known |= self._index.add(await self._staging.append(frames))
+                for written in _steps(await self._staging.append(frames)):
+                    known |= self._index.add(written)
+                    await trio.lowlevel.checkpoint()
                 if self._staging.open_size >= self._pack_size:
                     await self._close_pack()
         return [self._stored(request, cut, known) for request, cut in zip(requests, cuts, strict=True)]
@@ -160,3 +169,8 @@ class BlockWriter:
             pieces.append((offset, length, None if id is None else known[id]))
             offset += length
         return Stored(tuple(pieces), request.offset + len(request.data) - offset, cut.provisional)
+
+
+def _steps(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Parts of a batch that the event loop can look up, or enter, without making anybody wait."""
+    return (items[start : start + _STEP] for start in range(0, len(items), _STEP))

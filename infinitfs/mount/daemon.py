@@ -9,12 +9,10 @@ somebody waits for it, until the storage has taken nothing for a while; what is 
 
 import errno
 import logging
-import logging.handlers
 import os
 import signal
 import subprocess
 import sys
-import warnings
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from pathlib import Path
@@ -29,7 +27,10 @@ from infinitfs.config.store import Store
 from infinitfs.errors import InfinitfsError, InUse, MountFailed, from_wire
 from infinitfs.keys.identity import Identity
 from infinitfs.mount.control import MountRecord, serve
+from infinitfs.mount.kernel import allow_more
+from infinitfs.mount.log import start_log
 from infinitfs.mount.operations import Operations, mount_options
+from infinitfs.mount.profile import profiled
 from infinitfs.mount.request import MountRequest
 from infinitfs.mount.session import Session, open_session
 from infinitfs.storage.account import Account
@@ -44,7 +45,7 @@ _ELSEWHERE = (
     "it is unmounted here, but a container or a service with mounts of its own still has it: stop that, then the rest "
     "is stored"
 )
-_LOG_SIZE = 4 * 2**20
+_OBSERVED = 2.0  # seconds between two looks at how fast bytes move
 
 
 def mount(
@@ -56,7 +57,7 @@ def mount(
     """
     _prepare_mountpoint(Path(request.directory))
     if foreground:
-        _log_to(None, request)
+        _log_to(Path(request.log_file) if request.log_file else None, request)
         _run(paths, request, identity, account, ready=lambda: None)
         return
     reader, writer = os.pipe()
@@ -126,16 +127,7 @@ def _log_path(paths: Paths, request: MountRequest) -> Path:
 
 
 def _log_to(path: Path | None, request: MountRequest) -> None:
-    handler: logging.Handler
-    if path is None:
-        handler = logging.StreamHandler()
-    else:
-        handler = logging.handlers.RotatingFileHandler(path, maxBytes=_LOG_SIZE, backupCount=1)
-        path.chmod(0o600)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.DEBUG if request.debug else logging.INFO, handlers=[handler], force=True)
-    logging.captureWarnings(True)
-    warnings.simplefilter("default")
+    start_log(path, form=request.log_format, debug=request.debug, environ=os.environ)
 
 
 def _prepare_mountpoint(directory: Path) -> None:
@@ -174,7 +166,8 @@ def _run(
     *,
     ready: Callable[[], None],
 ) -> None:
-    trio.run(_serve, paths, request, identity, account, ready)
+    with profiled(request.profile):
+        trio.run(_serve, paths, request, identity, account, ready)
 
 
 async def _serve(
@@ -190,6 +183,7 @@ async def _serve(
             record = MountRecord(request.volume, session.status().volume_id, request.directory, os.getpid())
             await nursery.start(lambda task_status: serve(paths, record, daemon.answer, task_status=task_status))
             nursery.start_soon(daemon.heed_signals)
+            nursery.start_soon(daemon.observe)
             await daemon.mounted(ready)
             await daemon.finish()
         await daemon.tell()
@@ -213,6 +207,7 @@ class _Daemon:
     async def mounted(self, ready: Callable[[], None]) -> None:
         """Mount, say so, and serve the kernel until the folder is unmounted."""
         operations = Operations(self._session.volume, self._request)
+        self._session.timings = operations.timings
         try:
             pyfuse3.init(operations, str(self._directory), mount_options(self._request, self._request.volume))
         except RuntimeError as error:
@@ -229,6 +224,7 @@ class _Daemon:
     async def _announce(self, ready: Callable[[], None]) -> None:
         """Ready is when the folder answers, not when it was asked for."""
         await trio.to_thread.run_sync(os.stat, self._directory, abandon_on_cancel=True)
+        allow_more(self._request.directory)  # not sooner: the kernel's first request sets its defaults
         _log.info('The volume "%s" is mounted at %s.', self._request.volume, self._directory)
         ready()
 
@@ -267,6 +263,12 @@ class _Daemon:
                     problem = await trio.to_thread.run_sync(lambda: _fusermount(self._directory, lazy=True))
                     if problem is not None:
                         _log.error("Cannot unmount %s: %s", self._directory, problem)
+
+    async def observe(self) -> None:
+        """Look at how fast bytes move, so that `status` knows it whenever it is asked."""
+        while True:
+            self._session.rates()
+            await trio.sleep(_OBSERVED)
 
     def _status(self) -> dict[str, Any]:
         status: dict[str, Any] = self._final or msgspec.to_builtins(self._session.status())
