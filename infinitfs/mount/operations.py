@@ -13,8 +13,10 @@ import errno
 import logging
 import os
 import stat
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial, wraps
+from time import perf_counter
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import pyfuse3
@@ -22,6 +24,7 @@ import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, FUSEError, InodeT, ModeT
 
 from infinitfs.errors import DamagedObject, InfinitfsError, NameTooLong
+from infinitfs.mount.metrics import Timing
 from infinitfs.mount.request import MountRequest
 from infinitfs.volume import acl
 from infinitfs.volume.namespace import NAME_MAX, Inode
@@ -44,21 +47,29 @@ R = TypeVar("R")
 def _answers(
     handler: Callable[Concatenate["Operations", P], Coroutine[Any, Any, R]],
 ) -> Callable[Concatenate["Operations", P], Coroutine[Any, Any, R]]:
-    """Errors of the tree become their errno; anything else is a defect, and EIO. What EIO hides is logged."""
+    """Errors of the tree become their errno; anything else is a defect, and EIO. What EIO hides is logged. All are
+    counted and timed."""
+    name = handler.__name__
 
     @wraps(handler)
     async def answer(self: "Operations", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        began = perf_counter()
         try:
             return await handler(self, *args, **kwargs)
         except InfinitfsError as error:
-            if error.errno == errno.EIO and not isinstance(error, DamagedObject):  # that was logged where it was met
-                _log.error("%s", error)
+            if error.errno == errno.EIO:
+                self.timings[name].failures += 1
+                if not isinstance(error, DamagedObject):  # that was logged where it was met
+                    _log.error("%s", error)
             raise FUSEError(error.errno) from None
         except FUSEError:
             raise
         except Exception:
-            _log.exception("Unexpected failure in %s.", handler.__name__)
+            self.timings[name].failures += 1
+            _log.exception("Unexpected failure in %s.", name)
             raise FUSEError(errno.EIO) from None
+        finally:
+            self.timings[name].add(perf_counter() - began)
 
     return answer
 
@@ -71,6 +82,7 @@ class Operations(pyfuse3.Operations):
     def __init__(self, volume: Volume, request: MountRequest) -> None:
         super().__init__()
         self.enable_writeback_cache = not request.read_only
+        self.timings: defaultdict[str, Timing] = defaultdict(Timing)
         self._volume = volume
         self._uid = request.uid
         self._gid = request.gid
@@ -182,7 +194,9 @@ class Operations(pyfuse3.Operations):
         flags: FlagT,
         ctx: pyfuse3.RequestContext,
     ) -> None:
-        await self._volume.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
+        await self._volume.rename(
+            parent_inode_old, name_old, parent_inode_new, name_new, flags, uid=ctx.uid, gid=ctx.gid
+        )
 
     # --- attributes ---
 
@@ -384,7 +398,7 @@ def _check_xattr(name: bytes) -> None:
 def mount_options(request: MountRequest, name: str) -> set[str]:
     """The options that the kernel's mount gets."""
     options = set(pyfuse3.default_options)
-    options |= {f"fsname=infinitfs:{name}", "subtype=infinitfs", "default_permissions", "noatime"}
+    options |= {f"fsname={name}", "subtype=infinitfs", "default_permissions", "noatime", *request.flags}
     if request.allow_other:
         options.add("allow_other")
     if request.read_only:

@@ -62,11 +62,8 @@ def seal_record(ring: KeyRing, identity: Identity, record: Record) -> bytes:
 
 
 def describe_owner(ring: KeyRing, members: Members, position: int, data: bytes) -> str:
-    """Who wrote a record, for a message; a record that does not open was written by somebody else, too."""
-    try:
-        owner = open_record(ring, members, position, data).owner
-    except DamagedObject:
-        return "another machine"
+    """Who wrote a record, for a message. Raises DamagedObject by name: what does not open says nothing of owners."""
+    owner = open_record(ring, members, position, data).owner
     return f"{owner.user} on {owner.host} at {owner.mountpoint}"
 
 

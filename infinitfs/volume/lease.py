@@ -64,10 +64,11 @@ class Lease:
             position = self._publisher.position + 1
             try:
                 data = await self._transfer.get(JOURNAL.key(self._ring.volume_id.hex(), position))
+                owner = describe_owner(self._ring, self._members, position, data)
             except ObjectNotFound:
                 return
             except InfinitfsError as error:
                 _log.info("The storage cannot be asked whether this machine still owns the volume: %s", error)
                 return
             if position == self._publisher.position + 1 and not self._publisher.is_own(position, data):
-                self._publisher.fence(describe_owner(self._ring, self._members, position, data))
+                self._publisher.fence(owner)

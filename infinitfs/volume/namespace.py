@@ -31,10 +31,14 @@ XATTR_NAMES_MAX = 2**16  # bytes of all attribute names of an inode: listxattr(2
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
+RENAME_WHITEOUT = 4
+
+_ENTRY_SIZE = 32  # bytes by which each entry, "." and ".." included, makes a directory larger: a number without a disk
 
 
 class Inode(NamedTuple):
-    """A row of `inodes`. `size` and `allocated` in bytes, times in nanoseconds; `parent` of a directory."""
+    """A row of `inodes`. `size` and `allocated` in bytes, times in nanoseconds; `parent` of a directory, whose `size`
+    grows with its entries."""
 
     ino: int
     mode: int
@@ -74,7 +78,8 @@ class Namespace:
     def create_root(self, uid: int, gid: int, now: int) -> None:
         self._database.begin()
         self._connection.execute("INSERT INTO numbers VALUES ('next', ?)", (ROOT + 1,))
-        self._insert(Inode(ROOT, stat.S_IFDIR | 0o755, uid, gid, 2, 0, 0, 0, now, now, now, now, ROOT, None))
+        size = 2 * _ENTRY_SIZE
+        self._insert(Inode(ROOT, stat.S_IFDIR | 0o755, uid, gid, 2, size, 0, 0, now, now, now, now, ROOT, None))
         self.load()
 
     def load(self) -> None:
@@ -161,7 +166,7 @@ class Namespace:
             mode = acl.inherited(default, mode)
         self._database.begin()
         is_directory = stat.S_ISDIR(mode)
-        size = len(target) if target is not None else 0
+        size = 2 * _ENTRY_SIZE if is_directory else len(target or b"")
         inode = Inode(
             self._number(),
             mode,
@@ -181,7 +186,7 @@ class Namespace:
         self._insert(inode)
         # A new inode's number is as good a place in the listing as any: it is new, too.
         self._connection.execute("INSERT INTO dirents VALUES (?, ?, ?, ?)", (parent, name, inode.ino, inode.ino))
-        self._touch(parent, now, is_directory)
+        self._touch(parent, now, entries=1, links=int(is_directory))
         if default is not None and acl.says_more(default):
             self._put_xattr(inode.ino, acl.ACCESS, default)
         if default is not None and is_directory:
@@ -207,15 +212,13 @@ class Namespace:
             raise NoSuchEntry(path=_show(name))
         return folder
 
-    def _touch(self, folder: int, now: int, links: int = 0) -> None:
-        """A directory changed: its times, and its link count where a subdirectory came or went."""
-        if links:
-            self._connection.execute(
-                "UPDATE inodes SET mtime = ?, ctime = ?, nlink = nlink + ? WHERE ino = ?",
-                (now, now, links, folder),
-            )
-        else:
-            self._connection.execute("UPDATE inodes SET mtime = ?, ctime = ? WHERE ino = ?", (now, now, folder))
+    def _touch(self, folder: int, now: int, *, entries: int = 0, links: int = 0) -> None:
+        """A directory changed: its times; so many entries came, and so many of them subdirectories (less than 0:
+        they went)."""
+        self._connection.execute(
+            "UPDATE inodes SET mtime = ?, ctime = ?, size = size + ?, nlink = nlink + ? WHERE ino = ?",
+            (now, now, entries * _ENTRY_SIZE, links, folder),
+        )
 
     def link(self, ino: int, parent: int, name: bytes, now: int) -> Inode:
         inode = self.inode(ino)
@@ -227,7 +230,7 @@ class Namespace:
         self._database.begin()
         self._connection.execute("INSERT INTO dirents VALUES (?, ?, ?, ?)", (parent, name, self._number(), ino))
         self._connection.execute("UPDATE inodes SET nlink = nlink + 1, ctime = ? WHERE ino = ?", (now, ino))
-        self._touch(parent, now)
+        self._touch(parent, now, entries=1)
         return inode._replace(nlink=inode.nlink + 1, ctime=now)
 
     def unlink(self, parent: int, name: bytes, now: int) -> Inode:
@@ -237,7 +240,7 @@ class Namespace:
             raise IsADirectory(path=_show(name))
         self._database.begin()
         self._connection.execute("DELETE FROM dirents WHERE parent = ? AND name = ?", (parent, name))
-        self._touch(parent, now)
+        self._touch(parent, now, entries=-1)
         return self._unlinked(inode, now)
 
     def rmdir(self, parent: int, name: bytes, now: int) -> Inode:
@@ -245,7 +248,7 @@ class Namespace:
         self._check_empty(inode, name)
         self._database.begin()
         self._connection.execute("DELETE FROM dirents WHERE parent = ? AND name = ?", (parent, name))
-        self._touch(parent, now, -1)
+        self._touch(parent, now, entries=-1, links=-1)
         return self._unlinked(inode, now)
 
     def _check_empty(self, inode: Inode, name: bytes) -> None:
@@ -259,9 +262,26 @@ class Namespace:
         self._connection.execute("UPDATE inodes SET nlink = ?, ctime = ? WHERE ino = ?", (nlink, now, inode.ino))
         return inode._replace(nlink=nlink, ctime=now)
 
-    def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, now: int) -> Inode | None:
-        """rename(2) and renameat2(2) with NOREPLACE or EXCHANGE; returns the inode that lost its name, if any."""
-        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == RENAME_NOREPLACE | RENAME_EXCHANGE:
+    def rename(
+        self,
+        parent: int,
+        name: bytes,
+        new_parent: int,
+        new_name: bytes,
+        flags: int,
+        now: int,
+        *,
+        uid: int = 0,
+        gid: int = 0,
+    ) -> Inode | None:
+        """rename(2), and renameat2(2) with its flags; returns the inode that lost its name, if any.
+
+        WHITEOUT leaves a character device 0/0 of `uid` and `gid` at the old name, which overlay filesystems take for
+        "nothing is here".
+        """
+        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT):
+            raise InvalidOperation(path=_show(name))
+        if flags & RENAME_EXCHANGE and flags != RENAME_EXCHANGE:
             raise InvalidOperation(path=_show(name))
         moved = self._entry(parent, name)
         self._folder(new_parent, new_name)
@@ -291,13 +311,15 @@ class Namespace:
             (new_parent, new_name, self._number(), parent, name),
         )
         self._connection.execute("UPDATE inodes SET ctime = ? WHERE ino = ?", (now, moved.ino))
-        gained = int(moved.is_directory) - int(target is not None and target.is_directory)
-        if parent == new_parent:
-            self._touch(parent, now, gained - int(moved.is_directory))
-        else:
-            self._touch(parent, now, -int(moved.is_directory))
-            self._touch(new_parent, now, gained)
+        leaves = parent != new_parent
+        if leaves:
+            self._touch(parent, now, entries=-1, links=-int(moved.is_directory))
             self._adopt(moved, new_parent)
+        entries = int(leaves) - int(target is not None)
+        links = int(leaves and moved.is_directory) - int(target is not None and target.is_directory)
+        self._touch(new_parent, now, entries=entries, links=links)
+        if flags & RENAME_WHITEOUT:
+            self.create(parent, name, stat.S_IFCHR, uid, gid, now)
         return target
 
     def _exchange(
@@ -311,8 +333,8 @@ class Namespace:
             )
             self._connection.execute("UPDATE inodes SET ctime = ? WHERE ino = ?", (now, inode.ino))
         moved = int(one.is_directory) - int(other.is_directory) if parent != new_parent else 0
-        self._touch(parent, now, -moved)
-        self._touch(new_parent, now, moved)
+        self._touch(parent, now, links=-moved)
+        self._touch(new_parent, now, links=moved)
         self._adopt(one, new_parent)
         self._adopt(other, parent)
 

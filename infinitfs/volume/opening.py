@@ -182,8 +182,9 @@ class Opening:
         except ObjectNotFound:
             if checkpoint > history.position:
                 return  # trimmed; the records that follow still have to chain to the pinned hash
-            data = b""
+            raise self._rolled_back(history.position) from None
         if object_hash(data) != history.hash:
+            open_record(self._ring, self._members, history.position, data)  # damage says nothing of another history
             raise self._rolled_back(history.position)
 
     def _check_nothing_unsent(self, database: Database, owner: str) -> None:

@@ -246,25 +246,45 @@ class Volume:
 
     async def link(self, ino: int, parent: int, name: bytes) -> Inode:
         now = await self._change()
-        return self._current(self._namespace.link(ino, parent, name, now))
+        linked = self._namespace.link(ino, parent, name, now)
+        self._overtake(ino, now)
+        return self._current(linked)
+
+    def _overtake(self, ino: int, now: int) -> None:
+        """The inode changed in the tables: an older ctime that waits for a flush must neither hide nor replace this."""
+        file = self._files.get(ino)
+        if file is not None and file.ctime is not None:
+            file.ctime = now
 
     async def unlink(self, parent: int, name: bytes) -> None:
         now = await self._change()
-        self._after_unlink(self._namespace.unlink(parent, name, now))
+        inode = self._namespace.unlink(parent, name, now)
+        self._overtake(inode.ino, now)
+        self._after_unlink(inode)
 
     async def rmdir(self, parent: int, name: bytes) -> None:
         now = await self._change()
         self._after_unlink(self._namespace.rmdir(parent, name, now))
 
-    async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
+    async def rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, *, uid: int = 0, gid: int = 0
+    ) -> None:
+        """`uid` and `gid` are for what RENAME_WHITEOUT leaves behind."""
+        entries = (parent, name), (new_parent, new_name)
         now = await self._change()
-        moved = self._namespace.lookup(parent, name)
+        moved, target = (self._namespace.lookup(*entry) for entry in entries)
         file = self._files.get(moved.ino) if moved is not None else None
-        if file is not None and file.needs_flush and self._namespace.lookup(new_parent, new_name) is not None:
+        if file is not None and file.needs_flush and target is not None:
             # Programs replace a file by a new version without fsync: the old one must not go before the new is here.
             await self._write_back.flush([file])
             now = await self._change()
-        self._after_unlink(self._namespace.rename(parent, name, new_parent, new_name, flags, now))
+            moved, target = (self._namespace.lookup(*entry) for entry in entries)
+        lost = self._namespace.rename(*entries[0], *entries[1], flags, now, uid=uid, gid=gid)
+        changed = {inode.ino for inode in (moved, target) if inode is not None}
+        if target is None or len(changed) == 2:  # two names of one file: nothing was done
+            for ino in changed:
+                self._overtake(ino, now)
+        self._after_unlink(lost)
 
     # --- attributes ---
 
@@ -304,10 +324,12 @@ class Volume:
     async def set_xattr(self, ino: int, name: bytes, value: bytes) -> None:
         now = await self._change()
         self._namespace.set_xattr(ino, name, value, now)
+        self._overtake(ino, now)
 
     async def remove_xattr(self, ino: int, name: bytes) -> None:
         now = await self._change()
         self._namespace.remove_xattr(ino, name, now)
+        self._overtake(ino, now)
 
     def space(self) -> Space:
         return Space(self._blocks.stored, self._capacity, self._namespace.inodes)

@@ -10,14 +10,6 @@ DIFFERENTIAL_SECONDS is how long to go on, DIFFERENTIAL_SEED where to start.
 # System calls are made by their own names.
 # ruff: noqa: PTH106, PTH108, PTH114
 
-# System calls are made by their own names.
-
-# System calls are made by their own names.
-
-# System calls are made by their own names.
-
-# System calls are made by their own names.
-
 import os
 import random
 import time
@@ -54,6 +46,10 @@ def make_program(seed: int) -> Program:
     return Program(calls, 0 if acls else source.choice((0, 0o022, 0o077)), timed)
 
 
+_DEEP = "in/a/folder/that/no/link/leads/out/of"
+"""Random links and paths go up, one through another: they must end in what belongs to their program alone."""
+
+
 class Pair:
     """The two folders, and a new pair of empty ones in them for every program."""
 
@@ -65,18 +61,19 @@ class Pair:
     def difference(self, program: Program) -> str | None:
         """What a program finds to be different."""
         number = next(self._numbers)
-        sides = [Side(place / f"{number:06d}") for place in self._places]
+        roots = [place / f"{number:06d}" for place in self._places]
+        sides = [Side(root / _DEEP) for root in roots]
         for side in sides:
-            side.folder.mkdir()
+            side.folder.mkdir(parents=True)
             side.folder.chmod(0o777)
         previous = os.umask(program.umask)
         try:
             return self._compare(program, *sides)
         finally:
             os.umask(previous)
-            for side in sides:
+            for side, root in zip(sides, roots, strict=True):
                 side.close_all()
-                _clear(side.folder)
+                _clear(root)
 
     def _compare(self, program: Program, mounted: Side, local: Side) -> str | None:
         for side in (mounted, local):

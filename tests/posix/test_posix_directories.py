@@ -3,14 +3,6 @@
 # System calls are made by their own names.
 # ruff: noqa: PTH108, PTH116, PTH208
 
-# System calls are made by their own names.
-
-# System calls are made by their own names.
-
-# System calls are made by their own names.
-
-# System calls are made by their own names.
-
 import errno
 import os
 import stat
@@ -66,6 +58,28 @@ def test_dots_come_first_then_what_came_first(drive: Drive) -> None:
         (folder / name).touch()
     with closing(Directory(folder)) as listing:
         assert listing.rest() == [b".", b"..", *map(str.encode, names)]
+
+
+def test_a_directory_is_as_large_as_it_has_entries(drive: Drive) -> None:
+    """As on tmpfs and btrfs; on ext4 in steps of 4 KiB, and never smaller again."""
+    folder = drive.folder / "growing"
+    folder.mkdir()
+    empty = folder.stat().st_size
+    fill(folder, 5)
+    (folder / "entry-000001").rename(folder / "renamed")
+    (folder / "renamed").rename(folder / "entry-000002")
+    os.link(folder / "entry-000003", folder / "twin")
+    (folder / "below").mkdir()
+    (folder / "below").rename(drive.folder / "elsewhere")
+    (folder / "twin").unlink()
+    drive.remount()
+    assert 0 < empty < folder.stat().st_size
+    assert folder.stat().st_size - empty == 4 * ((drive.folder / "elsewhere").stat().st_size // 2)
+    for path in folder.iterdir():
+        path.unlink()
+    assert folder.stat().st_size == empty
+    folder.rmdir()
+    (drive.folder / "elsewhere").rmdir()
 
 
 def test_the_root_lists_dots(place: Path) -> None:

@@ -3,14 +3,6 @@
 # System calls are made by their own names.
 # ruff: noqa: PTH102, PTH104, PTH106, PTH108, PTH115, PTH121, PTH208, PTH211
 
-# System calls are made by their own names.
-
-# System calls are made by their own names.
-
-# System calls are made by their own names.
-
-# System calls are made by their own names.
-
 import errno
 import os
 import stat
@@ -20,7 +12,7 @@ import pytest
 
 from tests.support.mounted import needs_fuse
 from tests.support.references import Drive
-from tests.support.syscalls import EXCHANGE, NOREPLACE, link_open, refused, rename
+from tests.support.syscalls import EXCHANGE, NOREPLACE, WHITEOUT, link_open, refused, rename
 from tests.support.users import ANN, acting_as
 
 pytestmark = needs_fuse
@@ -205,6 +197,25 @@ def test_rename_that_exchanges(folder: Path) -> None:
     assert os.path.samefile(folder / "other" / "link" / "..", folder / "other")
     with refused(errno.ENOENT):
         rename(folder / "folder", folder / "none", EXCHANGE)
+
+
+def test_rename_that_leaves_a_whiteout(folder: Path) -> None:
+    (folder / "file").write_text("file")
+    (folder / "below").mkdir()
+    for moved, target in (("file", "below/file"), ("below", "moved")):
+        rename(folder / moved, folder / target, WHITEOUT)
+        left = (folder / moved).lstat()
+        assert (left.st_mode, left.st_rdev, left.st_nlink) == (stat.S_IFCHR, 0, 1)
+        assert (left.st_uid, left.st_gid) == (os.geteuid(), os.getegid())
+    assert (folder / "moved" / "file").read_text() == "file" and links(folder) == 3
+    rename(folder / "moved", folder / "again", WHITEOUT | NOREPLACE)
+    with refused(errno.EEXIST):
+        rename(folder / "again", folder / "moved", WHITEOUT | NOREPLACE)
+    with refused(errno.EINVAL):
+        rename(folder / "again", folder / "moved", WHITEOUT | EXCHANGE)
+    assert sorted(os.listdir(folder)) == ["again", "below", "file", "moved"]
+    (folder / "file").unlink()
+    rename(folder / "below", folder / "moved", 0)
 
 
 def test_rename_across_directories_moves_dot_dot(folder: Path) -> None:

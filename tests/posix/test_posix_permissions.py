@@ -3,14 +3,6 @@
 # System calls are made by their own names.
 # ruff: noqa: PTH208
 
-# System calls are made by their own names.
-
-# System calls are made by their own names.
-
-# System calls are made by their own names.
-
-# System calls are made by their own names.
-
 import errno
 import os
 import stat

@@ -68,6 +68,41 @@ def refs_are_right(volume: Volume) -> bool:
     return volume.database.rows(wrong) == []
 
 
+@pytest.mark.parametrize("change", ["link", "unlink", "rename", "replace", "set_xattr", "remove_xattr"])
+async def test_a_change_overtakes_the_time_of_a_write_before_it(
+    change: str, tmp_path: Path, autojump_clock: object
+) -> None:
+    """The ctime of a write waits for its flush; that of a later change is in the tables at once, and stays."""
+    wall = WallClock()
+    async with opened_volume(MemoryStorage(), tmp_path / "home", wall=wall) as session:
+        volume = session.volume
+        ino = await put(volume, b"file", b"content", durable=True)
+        await volume.link(ino, ROOT, b"twin")
+        await volume.set_xattr(ino, b"user.before", b"")
+        await put(volume, b"other", b"", durable=True)
+        volume.open(ino)
+        await volume.write(ino, 0, b"dirty")
+        await volume.set_attributes(ino, mtime=START, ctime=START)
+        wall.now += 1
+        match change:
+            case "link":
+                assert (await volume.link(ino, ROOT, b"new")).ctime == START + 1
+            case "unlink":
+                await volume.unlink(ROOT, b"twin")
+            case "rename":
+                await volume.rename(ROOT, b"file", ROOT, b"new", 0)
+            case "replace":
+                await volume.rename(ROOT, b"other", ROOT, b"twin", 0)
+            case "set_xattr":
+                await volume.set_xattr(ino, b"user.a", b"")
+            case "remove_xattr":
+                await volume.remove_xattr(ino, b"user.before")
+        assert volume.attributes(ino).ctime == START + 1
+        await volume.fsync(ino)
+        assert volume.attributes(ino).ctime == START + 1 and volume.attributes(ino).mtime == START
+        volume.close(ino)
+
+
 async def test_clones_share_blocks(tmp_path: Path, autojump_clock: object) -> None:
     storage = MemoryStorage()
     data = seeded(b"content")(100_000)

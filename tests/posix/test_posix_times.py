@@ -3,14 +3,6 @@
 # System calls are made by their own names.
 # ruff: noqa: PTH208
 
-# System calls are made by their own names.
-
-# System calls are made by their own names.
-
-# System calls are made by their own names.
-
-# System calls are made by their own names.
-
 import ctypes
 import os
 from collections.abc import Callable
@@ -140,6 +132,24 @@ def test_writing_after_setting_times_moves_them_again(folder: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     assert path.stat().st_mtime_ns == 3
+
+
+@pytest.mark.parametrize("name", ["link", "rename", "exchange", "setxattr", "removexattr", "unlink a twin", "replace"])
+def test_a_change_of_a_file_that_is_being_written_shows(folder: Path, name: str) -> None:
+    """The time of the write, which waits for write-back, is older than that of the change."""
+    path = folder / "file"
+    path.touch()
+    os.setxattr(path, "user.before", b"")
+    os.link(path, folder / "one-more")
+    (folder / "other").touch()
+    with path.open("r+b", buffering=0) as held:
+        held.write(b"dirty")
+        os.utime(path)
+        await_tick()
+        before = os.fstat(held.fileno()).st_ctime_ns
+        (CTIME | {"replace": lambda path: path.replace(folder / "other")})[name](path)
+        after = os.fstat(held.fileno()).st_ctime_ns
+    assert after > before
 
 
 def test_reading_moves_no_access_time(drive: Drive) -> None:

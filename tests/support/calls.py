@@ -8,14 +8,6 @@ are both right: device and inode numbers, times of access, sizes of directories,
 # System calls are made by their own names.
 # ruff: noqa: PTH101, PTH102, PTH106, PTH108, PTH113, PTH114, PTH115, PTH116, PTH123, PTH208, PTH211
 
-# System calls are made by their own names.
-
-# System calls are made by their own names.
-
-# System calls are made by their own names.
-
-# System calls are made by their own names.
-
 import errno
 import fcntl
 import mmap
@@ -407,7 +399,7 @@ _CALLS: dict[str, tuple[int, Callable[[random.Random], tuple[Any, ...]]]] = {
     "mkdir": (10, lambda s: (_path(s), _mode(s))),
     "rmdir": (4, lambda s: (_path(s),)),
     "unlink": (5, lambda s: (_path(s),)),
-    "rename": (9, lambda s: (_path(s), _path(s), s.choice((0, 0, 0, 1, 2, 2, 3)))),
+    "rename": (9, lambda s: (_path(s), _path(s), s.choice((0, 0, 0, 1, 2, 2, 3, 4, 4, 5, 6)))),
     "link": (5, lambda s: (_path(s), _path(s), s.random() < 0.3)),
     "symlink": (4, lambda s: (s.choice((_path(s), "../" + _path(s), "x" * 300)), _path(s))),
     "readlink": (2, lambda s: (_path(s),)),

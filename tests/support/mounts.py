@@ -61,7 +61,9 @@ class Mounts:
     def mounted(self, paths: Any) -> list[str]:
         return sorted(self.mountpoints)
 
-    def ask(self, paths: Any, volume_id: str, command: str) -> Iterator[dict[str, Any]]:
+    def ask(
+        self, paths: Any, volume_id: str, command: str, *, patience: float | None = None
+    ) -> Iterator[dict[str, Any]]:
         if command == "status":
             yield status_of(volume_id, self.mountpoints[volume_id])
         elif command == "collect":
@@ -114,6 +116,7 @@ def volume_record(name: str, user: str, storage: str) -> VolumeRecord:
 def status_of(volume_id: str, mountpoint: str) -> dict[str, Any]:
     """A status with the fields of `infinitfs.mount.session.Status`."""
     return {
+        "version": "0.1.0",
         "volume": bytes.fromhex(volume_id).rstrip(b"\0").decode(),
         "volume_id": volume_id,
         "mountpoint": mountpoint,
@@ -129,7 +132,23 @@ def status_of(volume_id: str, mountpoint: str) -> dict[str, Any]:
         "cache_misses": 1,
         "uploaded_bytes": 4000,
         "downloaded_bytes": 5000,
+        "upload_rate": 120_000.0,
+        "download_rate": 0.0,
+        "drain_seconds": 12.5,
+        "operations": {
+            "lookup": {"count": 3000, "seconds": 0.06, "slowest": 0.004, "failures": 0},
+            "read": {"count": 200, "seconds": 0.5, "slowest": 0.25, "failures": 1},
+        },
+        "requests": {
+            "put": {"count": 12, "bytes": 4000, "failed": 2},
+            "get": {"count": 3, "bytes": 5000, "failed": 0},
+            "list": {"count": 0, "bytes": 0, "failed": 0},
+            "delete": {"count": 0, "bytes": 0, "failed": 0},
+        },
+        "cost": 0.0125,
         "errors": 0,
+        "restarts": 0,
         "trouble": None,
+        "mounted_since": "2026-11-22T09:00:00Z",
         "pid": 4242,
     }

@@ -25,7 +25,7 @@ from infinitfs.errors import (
 )
 from infinitfs.transfer.files import inline
 from infinitfs.volume.database import Database
-from infinitfs.volume.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE, ROOT, Namespace
+from infinitfs.volume.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, ROOT, Namespace
 
 LONGEST = b"n" * 255
 NAMES = [b"a", b"b", b"c", b"d", b"\xff\x00\n", "ä".encode("latin-1"), LONGEST]
@@ -143,7 +143,8 @@ class Tree(RuleBasedStateMachine):
             return
         inode = self.namespace.create(folder.ino, name, mode, 3, 4, now, target=target, rdev=rdev)
         assert inode == self.namespace.inode(inode.ino)
-        assert (inode.size, inode.target, inode.rdev) == (3 if target else 0, target, rdev)
+        size = 64 if stat.S_ISDIR(mode) else 3 if target else 0
+        assert (inode.size, inode.target, inode.rdev) == (size, target, rdev)
         assert (inode.uid, inode.gid, inode.created, inode.atime) == (3, 4, now, now)
         node = Node(inode.ino, mode, now, now)
         node.parent = folder if node.is_directory else None
@@ -213,7 +214,7 @@ class Tree(RuleBasedStateMachine):
         over=st.none() | numbers,
         new_parent=numbers,
         new_name=names,
-        flags=st.sampled_from([0, 0, RENAME_NOREPLACE, RENAME_EXCHANGE]),
+        flags=st.sampled_from([0, 0, RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT]),
     )
     def rename(self, which: int, over: int | None, new_parent: int, new_name: bytes, flags: int) -> None:
         """Onto an entry that is there, where `over` picks one, else to a name in any folder."""
@@ -254,6 +255,15 @@ class Tree(RuleBasedStateMachine):
         if moved.is_directory:
             moved.parent = new_folder
         self.touch(folder, new_folder)
+        if flags & RENAME_WHITEOUT:
+            self.note_whiteout(folder, name)
+
+    def note_whiteout(self, folder: Node, name: bytes) -> None:
+        left = self.namespace.lookup(folder.ino, name)
+        assert left is not None
+        assert (left.mode, left.rdev, left.nlink) == (stat.S_IFCHR, 0, 1)
+        folder.entries[name] = Node(left.ino, left.mode, self.now, self.now)
+        self.nodes.append(folder.entries[name])
 
     def error_of_rename(
         self, folder: Node, moved: Node | None, new_folder: Node, target: Node | None, flags: int
@@ -331,6 +341,7 @@ class Tree(RuleBasedStateMachine):
             assert (inode.mode, inode.nlink) == (node.mode, node.nlink)
             assert (inode.mtime, inode.ctime) == (node.mtime, node.ctime)
             if node.is_directory:
+                assert inode.size == 64 + 32 * len(node.entries)
                 listed = {name: entry for _, name, entry in self.namespace.entries(node.ino, 0)}
                 assert {name: entry.ino for name, entry in listed.items()} == {
                     name: entry.ino for name, entry in node.entries.items()
@@ -396,7 +407,7 @@ def test_the_names_that_every_directory_has_cannot_be_made_or_removed(namespace:
     )
 
 
-@pytest.mark.parametrize("flags", [RENAME_NOREPLACE | RENAME_EXCHANGE, 4, 8])
+@pytest.mark.parametrize("flags", [RENAME_NOREPLACE | RENAME_EXCHANGE, RENAME_WHITEOUT | RENAME_EXCHANGE, 8])
 def test_rename_refuses_flags_it_does_not_know(namespace: Namespace, flags: int) -> None:
     folder(namespace, ROOT, b"a")
     with pytest.raises(InvalidOperation):

@@ -15,7 +15,7 @@ from typing import TypeVar, cast
 
 import trio
 
-from infinitfs.errors import NotDrained, StorageUnreachable
+from infinitfs.errors import InfinitfsError, NotDrained
 from infinitfs.keys.identity import Identity
 from infinitfs.mount.request import MountRequest
 from infinitfs.mount.session import Machine, Session
@@ -248,8 +248,8 @@ class Life:
                     await self._use()
                     nursery.cancel_scope.cancel()
                 await self._leave()
-        except StorageUnreachable as error:
-            if self.has_opened:
+        except InfinitfsError as error:
+            if self.has_opened or not self.excuses(error):
                 raise
             self.note(f"not opened: {error}")
             return
@@ -258,6 +258,10 @@ class Life:
             self.local.raise_all(self.history.last, self.history.files())
             self.floor = self.local.copy()
             self.note("closed")
+
+    def excuses(self, error: InfinitfsError) -> bool:
+        """Whether an error comes of a fault of the storage."""
+        return self._plans.excuse(error)
 
     def _compose(self, transfer: TransferClient, request: MountRequest) -> AbstractAsyncContextManager[Session]:
         host = f"host {self._disk.root.name}"
@@ -273,12 +277,7 @@ class Life:
     async def _begin(self) -> None:
         """Look at what was opened, and go on from there."""
         self._plans.on = False
-        while True:
-            try:
-                seen = await observe(self.volume)
-                break
-            except StorageUnreachable:
-                await trio.sleep(5)
+        seen = await self._observed()
         check_tables(self.volume)
         self._find(seen)
         self._plans.on = True
@@ -346,7 +345,9 @@ class Life:
         while True:
             try:
                 return await observe(self.volume)
-            except StorageUnreachable:
+            except InfinitfsError as error:
+                if not self.excuses(error):
+                    raise
                 await trio.sleep(5)
 
     async def check_storage(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import TypeVar
 
+from infinitfs.errors import DamagedObject, InfinitfsError, StorageUnreachable
 from infinitfs.storage.base import Buffer, ObjectInfo, Storage
 from infinitfs.storage.memory import MemoryStorage
 from infinitfs.transfer.base import Listing
@@ -22,6 +23,7 @@ from tests.support.faults import (
     Fault,
     Partition,
     Plan,
+    Truncate,
     failed,
     unreachable,
 )
@@ -38,7 +40,11 @@ FAULTS: tuple[Fault, ...] = (
     Delay(2.0),
     Partition(5.0),
     Partition(60.0),
+    Truncate(0),
+    Truncate(100),
+    Truncate(5000),
 )
+"""Truncate is for gets: a put that stores half an object and claims success has lost it, whoever wrote it."""
 
 
 class Crashed(Exception):
@@ -52,13 +58,27 @@ class Plans:
         self._source = source
         self._rate = rate
         self.on = True
+        self.truncated: set[str] = set()
+        """Keys of objects of which a get saw the beginning only: these may be called damaged."""
 
     def plan(self) -> Plan:
         def decide(call: Call) -> Fault | None:
             fault = self._source.choice(FAULTS) if self._source.random() < self._rate else None
-            return fault if self.on else None
+            if not self.on:
+                return None
+            if isinstance(fault, Truncate):
+                if call.operation != "get":
+                    return None
+                self.truncated.add(call.key)
+            return fault
 
         return decide
+
+    def excuse(self, error: InfinitfsError) -> bool:
+        """Whether an error comes of a fault of the storage."""
+        if isinstance(error, DamagedObject):
+            return error.fields["key"] in self.truncated
+        return isinstance(error, StorageUnreachable)
 
 
 class Gate(Storage):
