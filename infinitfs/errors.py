@@ -11,11 +11,13 @@ import errno
 
 class InfinitfsError(Exception):
     """Root of the tree. `message` is a format string over the keyword fields; `exit_code` is the command's exit
-    status; `errno` is what a program on the mounted folder sees."""
+    status; `errno` is what a program on the mounted folder sees; `passing`: whether the same request may succeed
+    later by itself."""
 
     message = "Unexpected failure: {detail}."
     exit_code = 1
     errno = errno.EIO
+    passing = False
 
     def __init__(self, **fields: str) -> None:
         self.fields = fields
@@ -132,22 +134,92 @@ class NotMember(WrongKey):
 class StorageUnreachable(InfinitfsError):
     message = "{storage} cannot be reached ({reason}): check the network and the endpoint, then try again."
     exit_code = 13
+    passing = True
 
 
 class StorageFailed(StorageUnreachable):
     message = "{storage} failed to {action} ({reason})."
 
 
+class StorageBusy(StorageFailed):
+    """It asks for fewer requests."""
+
+    message = "{storage} is too busy to {action} ({reason}): it is sent fewer requests until it takes them again."
+
+
+class BucketElsewhere(UsageError):
+    """While a bucket is made or moved this answer passes."""
+
+    message = 'The bucket "{bucket}" is not in the region {region}: {remedy}.'
+    errno = errno.EIO
+    passing = True
+
+
 class StorageRejected(InfinitfsError):
-    """A request that will fail however often it is repeated."""
+    """A request that will fail however often it is repeated, unless its class says that it is passing."""
 
     message = "{storage} rejected the request to {action} ({reason})."
     exit_code = 13
 
 
+class NotS3(StorageRejected):
+    message = "What answers at {endpoint} is no S3 service ({reason}): check --endpoint and its port."
+    passing = True  # a network that wants a login first answers in the service's place
+
+
+class CertificateRefused(StorageRejected):
+    message = (
+        "The certificate of {endpoint} is not trusted ({reason}): check the name in --endpoint, or give the file of "
+        "the authority that signed it with --ca-bundle."
+    )
+    passing = True
+
+
 class AccessDenied(InfinitfsError):
     message = "{storage} refused to {action} ({reason}): check the credentials and the bucket's policy."
     exit_code = 14
+
+
+class KeyRefused(AccessDenied):
+    message = (
+        "{storage} refused the key ({reason}): `infinitfs credentials rotate` replaces a stored one, "
+        "`infinitfs credentials check` says whose it is."
+    )
+
+
+class KeyExpired(KeyRefused):
+    """Until it is renewed: by itself where it is a role's, else by rotating it."""
+
+    passing = True
+
+
+class NoKey(AccessDenied):
+    message = (
+        "There is no key to open {storage} with ({reason}): set it up where these credentials look for it, or name "
+        "others that `infinitfs credentials add` has stored."
+    )
+
+
+class RoleRefused(AccessDenied):
+    message = (
+        "The role {role} cannot be assumed ({reason}): its trust policy must name whom you are, and you need "
+        "sts:AssumeRole."
+    )
+
+
+class RightMissing(AccessDenied):
+    message = (
+        "The key may not {action} in {storage}: the bucket is of another account, or the policy lacks {right} "
+        "(`infinitfs storage policy` prints one that is enough)."
+    )
+
+
+class ClockWrong(AccessDenied):
+    message = (
+        "{storage} refused to {action} because this machine's clock is {off}: set it, e.g. with "
+        "`timedatectl set-ntp true`."
+    )
+    passing = True
 
 
 class NoSpace(InfinitfsError):
@@ -196,6 +268,19 @@ class HistoryRolledBack(IntegrityError):
 class MountFailed(InfinitfsError):
     message = "Cannot mount at {mountpoint}: {reason}."
     exit_code = 16
+
+
+class UnmountFailed(InfinitfsError):
+    message = "Cannot unmount {mountpoint}: {reason}."
+    exit_code = 16
+
+
+class MountSilent(MountFailed):
+    message = "The mount does not answer ({reason}): see its log, `infinitfs doctor` looks for the cause."
+
+
+class ServiceFailed(InfinitfsError):
+    message = "`systemctl {action}` failed: {reason}."
 
 
 class ReadOnly(InfinitfsError):

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from infinitfs.cli.invocation import Invocation
+from infinitfs.cli.words import give_words
 from infinitfs.errors import InfinitfsError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -32,6 +33,7 @@ class Command(click.Command):
     def __init__(self, *args: Any, example: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.example = example
+        give_words(self.params)
         self.params.append(_flag("--json", "json", "Print JSON: one object, or one a line."))
         self.params.append(_flag("--debug", "debug", "Show the traceback of a failure."))
 

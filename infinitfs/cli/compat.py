@@ -14,8 +14,8 @@ from infinitfs.cli.main import root
 
 VERBS = {
     "user": ("create", "list", "show", "export", "import", "delete"),
-    "credentials": ("add", "list", "show", "rotate", "delete"),
-    "storage": ("create", "list", "show", "check", "delete"),
+    "credentials": ("add", "list", "show", "check", "rotate", "delete"),
+    "storage": ("create", "list", "show", "check", "policy", "delete"),
     "volume": ("create", "mount", "list", "show", "fetch", "status", "delete"),
 }
 

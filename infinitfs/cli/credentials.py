@@ -12,12 +12,15 @@ import click
 from infinitfs.cli import terminal
 from infinitfs.cli.base import Group, pass_invocation
 from infinitfs.cli.invocation import Invocation, check_new
-from infinitfs.cli.options import acting_user, named, now, read_file, require
-from infinitfs.errors import InUse, UsageError
+from infinitfs.cli.options import acting_user, named, now, passphrase_sources, read_file, require
+from infinitfs.errors import AccessDenied, InfinitfsError, InUse, UsageError
 
 if TYPE_CHECKING:
     from infinitfs.config.model import CredentialsRecord
     from infinitfs.storage.account import StaticKeys
+
+_TEMPORARY = "ASIA"
+"""https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html: STS's keys start with it."""
 
 
 @click.group(cls=Group)
@@ -31,6 +34,7 @@ def credentials() -> None:
 @click.option("--aws", is_flag=True, help="Credentials of Amazon S3 or a service that speaks its protocol.")
 @click.option("--access-key-id", metavar="ID", help="The access key's id, with --secret-access-key-file.")
 @click.option("--secret-access-key-file", metavar="FILE", help="A file with the secret key; - for standard input.")
+@click.option("--session-token-file", metavar="FILE", help="A file with the session token of a temporary key.")
 @click.option("--profile", metavar="NAME", help="Use a profile of ~/.aws; nothing is stored.")
 @click.option("--environment", is_flag=True, help="Use what the environment provides; nothing is stored.")
 @click.option("--instance-role", is_flag=True, help="Use the role of this machine; nothing is stored.")
@@ -43,6 +47,7 @@ def add(
     aws: bool,
     access_key_id: str | None,
     secret_access_key_file: str | None,
+    session_token_file: str | None,
     profile: str | None,
     environment: bool,
     instance_role: bool,
@@ -52,7 +57,7 @@ def add(
     from infinitfs.config.model import CredentialsRecord
 
     store = invocation.store
-    static = access_key_id is not None or secret_access_key_file is not None
+    static = any(given is not None for given in (access_key_id, secret_access_key_file, session_token_file))
     chosen = {
         "--access-key-id": static,
         "--profile": profile is not None,
@@ -73,7 +78,7 @@ def add(
     if source == "static":
         from infinitfs.cli.account import seal_keys
 
-        keys = _read_keys(access_key_id, secret_access_key_file)
+        keys = _read_keys(access_key_id, secret_access_key_file, session_token_file)
         key_id, sealed = keys.access_key_id, seal_keys(user, name, keys)
     record = CredentialsRecord(
         name=name,
@@ -110,9 +115,16 @@ def show(invocation: Invocation, name: str) -> None:
 @named("credentials")
 @click.option("--access-key-id", metavar="ID", help="The new access key's id, with --secret-access-key-file.")
 @click.option("--secret-access-key-file", metavar="FILE", help="A file with the secret key; - for standard input.")
+@click.option("--session-token-file", metavar="FILE", help="A file with the session token of a temporary key.")
 @pass_invocation
-def rotate(invocation: Invocation, name: str, access_key_id: str | None, secret_access_key_file: str | None) -> None:
-    """Replace an access key by a new one; every storage that uses these credentials follows."""
+def rotate(
+    invocation: Invocation,
+    name: str,
+    access_key_id: str | None,
+    secret_access_key_file: str | None,
+    session_token_file: str | None,
+) -> None:
+    """Replace an access key by a new one; storages that use these credentials follow, and volumes that are mounted."""
     import msgspec
 
     from infinitfs.cli.account import seal_keys
@@ -120,11 +132,85 @@ def rotate(invocation: Invocation, name: str, access_key_id: str | None, secret_
     record = invocation.store.credentials.get(name)
     if record.source != "static":
         raise UsageError(problem=f'The credentials "{name}" store no key: there is nothing to rotate.')
-    keys = _read_keys(access_key_id, secret_access_key_file)
+    keys = _read_keys(access_key_id, secret_access_key_file, session_token_file)
     sealed = seal_keys(invocation.store.users.get(record.user), name, keys)
     rotated = msgspec.structs.replace(record, access_key_id=keys.access_key_id, sealed=sealed)
     invocation.store.credentials.replace(rotated)
-    invocation.answer(_shown(rotated), f'Locally replaced AWS credentials "{name}".')
+    followed = _renew_mounts(invocation, name, keys)
+    invocation.answer({**_shown(rotated), "mounts": followed}, f'Locally replaced AWS credentials "{name}".')
+
+
+def _renew_mounts(invocation: Invocation, name: str, keys: "StaticKeys") -> list[str]:
+    """Hand the keys to the mounts that use the credentials `name`; returns the names of their volumes."""
+    import msgspec
+
+    from infinitfs.mount.control import ask, mounted
+
+    store = invocation.store
+    running = mounted(invocation.paths)
+    names = [volume for storage in store.users_of_credentials(name) for volume in store.volumes_on(storage)]
+    followed = []
+    for volume in map(store.volumes.get, names):
+        if volume.volume not in running:
+            continue
+        try:
+            for _ in ask(invocation.paths, volume.volume, "renew", account=msgspec.to_builtins(keys)):
+                pass
+        except InfinitfsError as error:
+            invocation.note(f'The mount of "{volume.name}" keeps the old key until it is mounted again: {error}')
+        else:
+            followed.append(volume.name)
+            invocation.note(f'The mount of "{volume.name}" uses the new key.')
+    return followed
+
+
+@credentials.command("check", example="infinitfs credentials check s3-user\ninfinitfs credentials check s3-user --json")
+@named("credentials")
+@passphrase_sources
+@click.pass_context
+@pass_invocation
+def check(invocation: Invocation, ctx: click.Context, name: str) -> None:
+    """Ask whose a key is, and what it may do on the storages that use it. Exits with 14 where something is missing."""
+    import trio
+
+    from infinitfs.cli.account import open_account
+    from infinitfs.config.model import S3StorageRecord
+    from infinitfs.storage.caller import caller
+    from infinitfs.storage.policy import RIGHTS
+    from infinitfs.storage.probe_s3 import rights
+
+    record = invocation.store.credentials.get(name)
+    account = open_account(invocation, record)
+    names = invocation.store.users_of_credentials(name)
+    storages = [s for s in map(invocation.store.storages.get, names) if isinstance(s, S3StorageRecord)]
+    rows: list[dict[str, Any]] = []
+    exit_code = 0
+    for storage in storages:
+        row: dict[str, Any] = {"name": storage.name, "problem": ""}
+        try:
+            row |= trio.run(rights, storage, account)
+            exit_code = exit_code or (0 if all(row[right] for right in RIGHTS) else AccessDenied.exit_code)
+        except InfinitfsError as error:
+            row["problem"] = str(error)
+            exit_code = exit_code or error.exit_code
+        rows.append(row)
+    known, unknown = "", ""
+    try:
+        known = trio.run(caller, account, storages[0] if storages else None)
+    except InfinitfsError as error:
+        if not storages:
+            raise
+        unknown = str(error)
+    if invocation.json:
+        invocation.answer({**_shown(record), "caller": known, "caller_problem": unknown, "storages": rows}, "")
+    else:
+        key = f" {record.access_key_id}" if record.access_key_id else ""
+        told = f"is {known}" if known else "is known to the storages below; whose it is, the service does not tell"
+        print(f'The key{key} of "{name}" {told}.')
+        shown = [{k: {True: "yes", False: "no"}.get(v, v) for k, v in row.items()} for row in rows]
+        headings = {"name": "STORAGE", **{right: right.upper() for right in RIGHTS}, "problem": "PROBLEM"}
+        invocation.answer_table(shown, headings)
+    ctx.exit(exit_code)
 
 
 @credentials.command("delete", example="infinitfs credentials delete s3-user")
@@ -155,16 +241,13 @@ def _shown(record: "CredentialsRecord") -> dict[str, Any]:
     }
 
 
-def _read_keys(access_key_id: str | None, secret_file: str | None) -> "StaticKeys":
+def _read_keys(access_key_id: str | None, secret_file: str | None, token_file: str | None) -> "StaticKeys":
     """An access key from the options, else from whoever is at the terminal, else from two lines of input."""
     from infinitfs.storage.account import StaticKeys
 
     if access_key_id is not None or secret_file is not None:
         key_id = require(access_key_id, "Access key id", "--access-key-id")
-        secret = read_file(require(secret_file, "Secret access key", "--secret-access-key-file")).decode(
-            errors="replace"
-        )
-        secret = secret.strip("\r\n")
+        secret = _read_secret(require(secret_file, "Secret access key", "--secret-access-key-file"))
     elif terminal.interactive():
         terminal.say("Please enter your AWS credentials")
         key_id = terminal.ask("Access Key ID: ", _malformed)
@@ -172,10 +255,19 @@ def _read_keys(access_key_id: str | None, secret_file: str | None) -> "StaticKey
     else:
         key_id = terminal.read_line_from_input("Access key id")
         secret = terminal.read_line_from_input("Secret access key")
-    for what, value in (("access key id", key_id), ("secret access key", secret)):
-        if wrong := _malformed(value):
+    token = None if token_file is None else _read_secret(token_file)
+    for what, value in (("access key id", key_id), ("secret access key", secret), ("session token", token)):
+        if value is not None and (wrong := _malformed(value)):
             raise UsageError(problem=f"The {what} is not usable: {wrong}")
-    return StaticKeys(access_key_id=key_id.strip(), secret_access_key=secret.strip())
+    if key_id.strip().startswith(_TEMPORARY) and token is None:
+        raise UsageError(problem=f"{key_id.strip()} is a temporary key: give its session token, --session-token-file.")
+    return StaticKeys(
+        access_key_id=key_id.strip(), secret_access_key=secret.strip(), session_token=(token or "").strip()
+    )
+
+
+def _read_secret(file: str) -> str:
+    return read_file(file).decode(errors="replace").strip()
 
 
 def _malformed(value: str) -> str | None:

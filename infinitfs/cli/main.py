@@ -8,6 +8,7 @@ import click
 
 from infinitfs import __version__
 from infinitfs.cli.base import Root
+from infinitfs.config.secrecy import no_core
 
 COMMANDS = {
     "user": ("infinitfs.cli.user:user", "Key pairs that own credentials and open volumes."),
@@ -20,7 +21,9 @@ COMMANDS = {
     "copy": ("infinitfs.cli.copy:copy", "Copy inside a mounted folder, without moving data."),
     "gc": ("infinitfs.cli.gc:gc", "Give back the space of what nothing needs any more."),
     "doctor": ("infinitfs.cli.doctor:doctor", "What stands in the way, and what to do about it."),
+    "systemd": ("infinitfs.cli.systemd:systemd", "Units that mount a volume at every start."),
     "quickstart": ("infinitfs.cli.quickstart:quickstart", "From nothing to a mounted folder."),
+    "completion": ("infinitfs.cli.completion:completion", "What a shell needs to complete command lines."),
 }
 
 
@@ -35,6 +38,7 @@ def root() -> None:
 
 def run() -> None:
     """Run the program on the command line's arguments and exit."""
+    no_core()
     root(prog_name="infinitfs")
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from infinitfs.cli.base import Command, pass_invocation
+from infinitfs.cli.fstab import MountCommand, flags_option
 from infinitfs.cli.invocation import Invocation
 from infinitfs.cli.options import Size, acting_user, passphrase_sources, require
 from infinitfs.errors import UsageError
@@ -36,9 +37,10 @@ class _Octal(click.ParamType[int]):
 
 @click.command(
     "mount",
-    cls=Command,
+    cls=MountCommand,
     example="infinitfs mount drive ~/drive\n"
-    "infinitfs mount drive ~/drive --fsync remote --cache-size 50GB --upload-limit 5MB",
+    "infinitfs mount drive ~/drive --fsync remote --cache-size 50GB --upload-limit 5MB\n"
+    "infinitfs mount drive ~/drive -o ro,cache-size=50GB",
 )
 @click.argument("operands", metavar="NAME DIR", nargs=-1)
 @click.option("--name", "-n", metavar="NAME", help="The volume's name; the first positional does the same.")
@@ -64,6 +66,9 @@ class _Octal(click.ParamType[int]):
 @click.option("--umask", type=_Octal(), help="Show every file without these permissions.")
 @click.option("--take-over", is_flag=True, default=None, help="Take the volume from a machine that is lost.")
 @click.option("--log-file", metavar="FILE", help="Where the mount logs [default: its state folder].")
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="How an event is written [default: text].")
+@click.option("--profile", metavar="FILE", help="Measure the filesystem process; FILE is for `python -m pstats`.")
+@flags_option
 @passphrase_sources
 @pass_invocation
 def mount(
@@ -81,7 +86,7 @@ def mount(
     user = invocation.store.volumes.get(volume).user
     if as_name is not None and as_name != user:
         raise UsageError(problem=f'The volume "{volume}" belongs to the user "{user}", not to "{as_name}".')
-    for path in ("cache_dir", "log_file"):
+    for path in ("cache_dir", "log_file", "profile"):
         if options[path]:
             options[path] = str(absolute(options[path]))
     given = {option: value for option, value in options.items() if value is not None}

@@ -4,6 +4,7 @@ Above: `main.py`, `compat.py` and `quickstart.py`. Below: `storage/probe.py`, wh
 Invariant: a record is written only after every check passed; a failure leaves nothing behind.
 """
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from infinitfs.config.model import FilesystemStorageRecord, StorageRecord
     from infinitfs.storage.account import Account
 
-_S3_ONLY = ("account", "region", "bucket", "endpoint", "storage_class", "reduced_redundancy")
+_S3_ONLY = ("account", "region", "bucket", "endpoint", "ca_bundle", "storage_class", "reduced_redundancy")
 
 
 @click.group(cls=Group)
@@ -43,6 +44,7 @@ def storage() -> None:
 @click.option("--reduced-redundancy", is_flag=True, help="The same as --storage-class REDUCED_REDUNDANCY.")
 @click.option("--storage-class", metavar="CLASS", help="The storage class of data, e.g. STANDARD_IA.")
 @click.option("--endpoint", metavar="URL", help="The service, where it is not Amazon's.")
+@click.option("--ca-bundle", metavar="FILE", help="The authority that signed the service's certificate, in PEM form.")
 @click.option("--capacity", type=Size(), default=0, help="The most to store, e.g. 2TB [default: no limit].")
 @click.option("--description", metavar="TEXT", default="", help="A note about this storage.")
 @click.option("--no-check", is_flag=True, help="Write the record without asking the service.")
@@ -93,6 +95,34 @@ def check(invocation: Invocation, name: str) -> None:
     record = invocation.store.storages.get(name)
     _, warnings = _probe(invocation, record, account_of_storage(invocation, record))
     invocation.answer({"name": name, "warnings": warnings}, f'The storage "{name}" can be used.')
+
+
+@storage.command(
+    "policy",
+    example="infinitfs storage policy s3-storage\n"
+    "infinitfs storage policy --bucket infinit-s3-storage-de-example-com --path blocks-folder",
+)
+@click.argument("operand", metavar="[NAME]", required=False)
+@click.option("--name", "-n", metavar="NAME", help="A storage that exists already; the positional does the same.")
+@click.option("--bucket", metavar="BUCKET", help="The bucket of one that does not exist yet, with --path.")
+@click.option("--path", metavar="FOLDER", default="", help="The folder in that bucket [default: all of it].")
+@pass_invocation
+def policy(invocation: Invocation, operand: str | None, name: str | None, bucket: str | None, path: str) -> None:
+    """Print the smallest policy that a storage's key needs: JSON for AWS's IAM, limited to bucket and folder."""
+    from infinitfs.config.model import FilesystemStorageRecord
+    from infinitfs.storage.policy import smallest_policy
+
+    name = name or operand
+    region = ""
+    if name is not None and bucket is not None:
+        raise UsageError(problem="A storage's name and --bucket exclude each other: give one.")
+    if name is not None:
+        record = invocation.store.storages.get(name)
+        if isinstance(record, FilesystemStorageRecord):
+            raise UsageError(problem=f'The storage "{name}" is a folder of this machine, and needs no policy.')
+        bucket, path, region = record.bucket, record.path, record.region
+    made = smallest_policy(require(bucket, "Storage name", "--name, or --bucket"), path.strip("/"), region)
+    print(json.dumps(made, indent=2))
 
 
 @storage.command("delete", example="infinitfs storage delete s3-storage")
@@ -151,6 +181,7 @@ def _make_s3(
     reduced_redundancy: bool,
     storage_class: str | None,
     endpoint: str | None,
+    ca_bundle: str | None,
     capacity: int,
     description: str,
 ) -> "StorageRecord":
@@ -165,7 +196,8 @@ def _make_s3(
         region=require(region, "S3 region", "--region"),
         bucket=require(bucket, "S3 bucket", "--bucket"),
         path=f"{name}_blocks" if path is None else path.strip("/"),
-        endpoint=endpoint or "",
+        endpoint=(endpoint or "").rstrip("/"),
+        ca_bundle=str(Path(ca_bundle).expanduser().absolute()) if ca_bundle else "",
         storage_class="REDUCED_REDUNDANCY" if reduced_redundancy else storage_class or "",
         capacity=capacity,
         description=description,
@@ -195,14 +227,17 @@ def _probe(
     import trio
 
     from infinitfs.config.model import FilesystemStorageRecord
-    from infinitfs.storage.probe import check_filesystem, check_s3
 
     if isinstance(record, FilesystemStorageRecord):
+        from infinitfs.storage.probe import check_filesystem
+
         checked: StorageRecord = record
         warnings = trio.run(check_filesystem, record)
     else:
         if account is None:
             raise UsageError(problem=f'The storage "{record.name}" names no credentials: create it again.')
+        from infinitfs.storage.probe_s3 import check_s3
+
         checked, warnings = trio.run(check_s3, record, account)
     for warning in warnings:
         invocation.note(warning)
@@ -236,6 +271,8 @@ def _shown(record: "StorageRecord") -> dict[str, Any]:
         "account": record.account,
         "region": record.region,
         "endpoint": record.endpoint,
+        "addressing": record.addressing,
+        "ca_bundle": record.ca_bundle,
         "storage_class": record.storage_class,
         "conditional": record.conditional,
     }

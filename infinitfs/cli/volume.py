@@ -80,7 +80,7 @@ def show(invocation: Invocation, name: str) -> None:
 @pass_invocation
 def status(invocation: Invocation, name: str) -> None:
     """Show the state of a mounted volume."""
-    from infinitfs.cli.status import read_status, status_fields
+    from infinitfs.cli.status import details, read_status
     from infinitfs.mount.control import mounted
 
     record = invocation.store.volumes.get(name)
@@ -90,7 +90,7 @@ def status(invocation: Invocation, name: str) -> None:
             remedy=f"`infinitfs mount {name} DIR` makes one on this machine",
         )
     state = read_status(invocation, record.volume)
-    invocation.answer_fields(state if invocation.json else status_fields(state))
+    invocation.answer_fields(state if invocation.json else details(state))
 
 
 @volume.command("fetch", example="infinitfs volume fetch --as alice --storage s3-storage")

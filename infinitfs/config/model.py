@@ -5,6 +5,8 @@ Invariant: a record holds no secret in the clear unless its field's name says `s
 RFC 3339 in UTC; sizes are bytes.
 """
 
+from typing import Literal
+
 import msgspec
 
 
@@ -52,7 +54,10 @@ class S3StorageRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     """A storage in a bucket, in the folder `path` (no leading or trailing slash).
 
     `account` names a CredentialsRecord. `conditional` is False where the service ignored `If-None-Match` when it
-    was probed. `endpoint` is a URL, empty for AWS's own (or what `AWS_ENDPOINT_URL_S3` says).
+    was probed. `endpoint` is a URL, empty for AWS's own (or what `AWS_ENDPOINT_URL_S3` says); `addressing` is where
+    the bucket's name goes, found by trying: in the path or in the host's name; empty for what suits most: the path of
+    an endpoint, the name of AWS's hosts. `ca_bundle` is the absolute path of a file of certificates, empty for those
+    that the machine trusts.
     """
 
     name: str
@@ -61,6 +66,8 @@ class S3StorageRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     bucket: str
     path: str
     endpoint: str = ""
+    addressing: Literal["", "path", "virtual"] = ""
+    ca_bundle: str = ""
     storage_class: str = ""
     conditional: bool = True
     capacity: int = 0

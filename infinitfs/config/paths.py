@@ -40,19 +40,18 @@ class Paths:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Self:
-        """`INFINITFS_HOME` moves all four under one folder; else they are XDG's. Without `XDG_RUNTIME_DIR` (a
-        system service) the runtime folder is in the state folder. Raises UsageError where there is no
-        home."""
+        """`INFINITFS_HOME` moves all four under one folder; else they are XDG's, but for the runtime folder, which is
+        in the state folder: XDG's is another one for a service and for a login of the same user, and goes with the
+        last login, while a mount stays. Raises UsageError where there is no home."""
         if home := environ.get("INFINITFS_HOME"):
             root = Path(home).absolute()
             return cls(root / "config", root / "state", root / "cache", root / "run")
         state = _xdg(environ, "XDG_STATE_HOME", ".local/state")
-        runtime = environ.get("XDG_RUNTIME_DIR", "")
         return cls(
             config=_xdg(environ, "XDG_CONFIG_HOME", ".config"),
             state=state,
             cache=_xdg(environ, "XDG_CACHE_HOME", ".cache"),
-            runtime=Path(runtime) / _APPLICATION if Path(runtime).is_absolute() else state / "run",
+            runtime=state / "run",
         )
 
     def volume_state(self, volume: str) -> Path:

@@ -23,9 +23,11 @@ import msgspec
 import trio
 
 from infinitfs.config.paths import Paths, make_private
-from infinitfs.errors import InfinitfsError, LocalFileFailed, NotFound, StorageUnreachable, from_wire
+from infinitfs.errors import InfinitfsError, LocalFileFailed, MountSilent, NotFound, from_wire
 
 _log = logging.getLogger(__name__)
+
+_LONGEST = 1 << 16  # bytes of a request
 
 Answer = Callable[[dict[str, Any]], AsyncGenerator[dict[str, Any], None]]
 
@@ -57,22 +59,33 @@ def mounted(paths: Paths) -> list[str]:
     return [record.volume_id for record in _records(paths)]
 
 
-def ask(paths: Paths, volume_id: str, command: str, **arguments: int) -> Iterator[dict[str, Any]]:
-    """The answers of a mount to a command, as they come. Raises what the mount raised, NotFound without one."""
-    connection = _connect(paths, volume_id)
+def ask(
+    paths: Paths, volume_id: str, command: str, *, patience: float | None = None, **arguments: int | dict[str, str]
+) -> Iterator[dict[str, Any]]:
+    """The answers of a mount to a command, as they come.
+
+    Raises what the mount raised, NotFound without one, MountSilent where it ends meanwhile or says nothing for
+    `patience` seconds.
+    """
+    connection = _connect(paths, volume_id, patience)
     if connection is None:
         raise NotFound(what="The mount", remedy="`infinitfs status` lists those there are")
-    with connection, connection.makefile("rwb") as lines:
-        lines.write(json.dumps({"command": command, **arguments}).encode() + b"\n")
-        lines.flush()
-        for line in lines:
-            answer = json.loads(line)
-            if "error" in answer:
-                raise from_wire(answer["error"], answer["fields"])
-            if answer.pop("done", False):
-                return
-            yield answer
-    raise StorageUnreachable(storage="The mount", reason="it ended before it answered")
+    try:
+        with connection, connection.makefile("rwb") as lines:
+            lines.write(json.dumps({"command": command, **arguments}).encode() + b"\n")
+            lines.flush()
+            for line in lines:
+                answer = json.loads(line)
+                if "error" in answer:
+                    raise from_wire(answer["error"], answer["fields"])
+                if answer.pop("done", False):
+                    return
+                yield answer
+    except TimeoutError:
+        raise MountSilent(reason=f"nothing came in {patience:.0f} s") from None
+    except ConnectionError:
+        pass
+    raise MountSilent(reason="it ended meanwhile")
 
 
 def _records(paths: Paths) -> list[MountRecord]:
@@ -97,9 +110,10 @@ def _places(directory: Path) -> Iterator[Path]:
     yield Path(os.path.realpath(directory))
 
 
-def _connect(paths: Paths, volume_id: str) -> socket.socket | None:
+def _connect(paths: Paths, volume_id: str, patience: float | None = None) -> socket.socket | None:
     """None where nobody listens: there is no mount, or it was killed. Raises LocalFileFailed."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    connection.settimeout(patience)
     try:
         with _Folder(paths.runtime) as folder:
             connection.connect(folder.name(volume_id))
@@ -182,7 +196,7 @@ async def _converse(answer: Answer, stream: trio.SocketStream) -> None:
 
 async def _read_request(stream: trio.SocketStream) -> dict[str, Any] | None:
     data = bytearray()
-    while b"\n" not in data and len(data) < 4096:
+    while b"\n" not in data and len(data) < _LONGEST:
         part = await stream.receive_some(4096)
         if not part:
             return None

@@ -7,11 +7,9 @@ ended (the command, a signal, umount(8) by anybody), the process goes on until e
 somebody waits for it, until the storage has taken nothing for a while; what is left is durable here.
 """
 
-import errno
 import logging
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
@@ -23,27 +21,32 @@ import pyfuse3
 import trio
 
 from infinitfs.config.paths import Paths
+from infinitfs.config.secrecy import keep_secrets
 from infinitfs.config.store import Store
-from infinitfs.errors import InfinitfsError, InUse, MountFailed, from_wire
+from infinitfs.errors import InfinitfsError, InUse, MountFailed, UnmountFailed, from_wire
 from infinitfs.keys.identity import Identity
+from infinitfs.mount import mountpoint
 from infinitfs.mount.control import MountRecord, serve
 from infinitfs.mount.kernel import allow_more
 from infinitfs.mount.log import start_log
+from infinitfs.mount.notify import Notifier, Phase, Progress
 from infinitfs.mount.operations import Operations, mount_options
 from infinitfs.mount.profile import profiled
 from infinitfs.mount.request import MountRequest
 from infinitfs.mount.session import Session, open_session
-from infinitfs.storage.account import Account
+from infinitfs.storage.account import Account, StaticKeys
 from infinitfs.transfer.background import background
 
 _log = logging.getLogger(__name__)
 
 _TASKS = 4096  # requests of the kernel at work at once; a read that hangs on the storage takes one
 _PROGRESS = 0.2  # seconds between two lines of progress
-_HELD = 3.0  # seconds in which the kernel lets go of what was unmounted, unless somebody has another mount of it
+_GRACE = 10.0  # seconds that programs have, after SIGTERM, to let go of the folder
+_RETRY = 0.5  # seconds between two attempts to unmount it meanwhile
+_LAST_WRITES = 1.0  # seconds in which what the kernel was made to send arrives; it tells nobody when it has
 _ELSEWHERE = (
-    "it is unmounted here, but a container or a service with mounts of its own still has it: stop that, then the rest "
-    "is stored"
+    "it is unmounted here, but a program with an open file, or a container or a service with mounts of its own, still "
+    "has it: stop that, then the rest is stored"
 )
 _OBSERVED = 2.0  # seconds between two looks at how fast bytes move
 
@@ -55,10 +58,10 @@ def mount(
 
     To be called before any thread is started: it forks. Raises MountFailed and what `open_session` raises.
     """
-    _prepare_mountpoint(Path(request.directory))
+    mountpoint.prepare(Path(request.directory))
     if foreground:
         _log_to(Path(request.log_file) if request.log_file else None, request)
-        _run(paths, request, identity, account, ready=lambda: None)
+        _run(paths, request, identity, account, Notifier(os.environ), ready=lambda: None)
         return
     reader, writer = os.pipe()
     sys.stdout.flush()
@@ -111,7 +114,7 @@ def _serve_in_background(
 
     try:
         _log_to(_log_path(paths, request), request)
-        _run(paths, request, identity, account, ready=lambda: answer(b"ready"))
+        _run(paths, request, identity, account, Notifier({}), ready=lambda: answer(b"ready"))
     except InfinitfsError as error:
         _log.error("%s", error)
         answer(msgspec.json.encode((type(error).__name__, error.fields)))
@@ -130,31 +133,6 @@ def _log_to(path: Path | None, request: MountRequest) -> None:
     start_log(path, form=request.log_format, debug=request.debug, environ=os.environ)
 
 
-def _prepare_mountpoint(directory: Path) -> None:
-    """A folder to mount at: made where it is missing, cleared of what a killed mount left. Raises MountFailed."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        os.scandir(directory).close()
-        occupied = directory.is_mount()
-    except OSError as error:
-        if error.errno != errno.ENOTCONN:  # that of a mount whose process is gone
-            raise MountFailed(mountpoint=str(directory), reason=error.strerror or str(error)) from None
-        _fusermount(directory, lazy=True)
-        occupied = False
-    if occupied:
-        raise InUse(what=str(directory), remedy="something is mounted there: unmount it or choose another folder")
-
-
-def _fusermount(directory: Path, *, lazy: bool = False) -> str | None:
-    """Unmount; None where it worked, else why not."""
-    command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", str(directory)]
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    except FileNotFoundError:
-        return "fusermount3 is not installed (Debian: apt install fuse3)"
-    return None if done.returncode == 0 else done.stderr.strip() or f"exit status {done.returncode}"
-
-
 # --- inside the process of the mount ---
 
 
@@ -163,11 +141,13 @@ def _run(
     request: MountRequest,
     identity: Identity,
     account: Account | None,
+    notifier: Notifier,
     *,
     ready: Callable[[], None],
 ) -> None:
+    keep_secrets()
     with profiled(request.profile):
-        trio.run(_serve, paths, request, identity, account, ready)
+        trio.run(_serve, paths, request, identity, account, notifier, ready)
 
 
 async def _serve(
@@ -175,11 +155,13 @@ async def _serve(
     request: MountRequest,
     identity: Identity,
     account: Account | None,
+    notifier: Notifier,
     ready: Callable[[], None],
 ) -> None:
     async with background() as nursery:
+        nursery.start_soon(notifier.run)
         async with open_session(paths, request, identity, account) as session:
-            daemon = _Daemon(session, request)
+            daemon = _Daemon(session, request, notifier)
             record = MountRecord(request.volume, session.status().volume_id, request.directory, os.getpid())
             await nursery.start(lambda task_status: serve(paths, record, daemon.answer, task_status=task_status))
             nursery.start_soon(daemon.heed_signals)
@@ -192,11 +174,15 @@ async def _serve(
 
 
 class _Daemon:
-    def __init__(self, session: Session, request: MountRequest) -> None:
+    def __init__(self, session: Session, request: MountRequest, notifier: Notifier) -> None:
         self._session = session
         self._request = request
+        self._notifier = notifier
+        notifier.look = self._progress
         self._directory = Path(request.directory)
         self._signalled = False
+        self._unmounted = False  # taken away by force: what is at the folder now is not ours
+        self._serving = trio.CancelScope()
         self._waiting = 0  # commands that wait for the end
         self._left = trio.Event()  # one of them has gone
         self._draining = trio.CancelScope()
@@ -208,6 +194,8 @@ class _Daemon:
         """Mount, say so, and serve the kernel until the folder is unmounted."""
         operations = Operations(self._session.volume, self._request)
         self._session.timings = operations.timings
+        if self._signalled:
+            return
         try:
             pyfuse3.init(operations, str(self._directory), mount_options(self._request, self._request.volume))
         except RuntimeError as error:
@@ -217,9 +205,10 @@ class _Daemon:
         try:
             async with background() as nursery:
                 nursery.start_soon(self._announce, ready)
-                await pyfuse3.main(min_tasks=4, max_tasks=_TASKS)
+                with self._serving:
+                    await pyfuse3.main(min_tasks=4, max_tasks=_TASKS)
         finally:
-            pyfuse3.close(unmount=True)
+            pyfuse3.close(unmount=not self._unmounted)
 
     async def _announce(self, ready: Callable[[], None]) -> None:
         """Ready is when the folder answers, not when it was asked for."""
@@ -227,9 +216,11 @@ class _Daemon:
         allow_more(self._request.directory)  # not sooner: the kernel's first request sets its defaults
         _log.info('The volume "%s" is mounted at %s.', self._request.volume, self._directory)
         ready()
+        await self._notifier.enter(Phase.MOUNTED)
 
     async def finish(self) -> None:
         """After the folder is gone: drain."""
+        await self._notifier.enter(Phase.STOPPING if self._signalled else Phase.UNMOUNTED)
         try:
             await self._drain()
             _log.info("Everything is in the storage.")
@@ -237,6 +228,7 @@ class _Daemon:
             self.failure = error
             _log.error("%s", error)
         self._final = self._status()
+        await self._notifier.enter(Phase.STOPPING)
 
     async def _drain(self) -> None:
         """With patience for as long as nobody waits; begun anew when that changes."""
@@ -253,16 +245,58 @@ class _Daemon:
                 await self._left.wait()
 
     async def heed_signals(self) -> None:
+        """SIGTERM and SIGINT end the mount, SIGHUP has it look again at what is configured."""
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-            async for number in signals:
-                if number == signal.SIGHUP:
-                    continue
-                self._signalled = True
-                self._draining.cancel()
-                if not self._session.draining:
-                    problem = await trio.to_thread.run_sync(lambda: _fusermount(self._directory, lazy=True))
-                    if problem is not None:
-                        _log.error("Cannot unmount %s: %s", self._directory, problem)
+            async with trio.open_nursery() as nursery:
+                async for number in signals:
+                    if number == signal.SIGHUP:
+                        nursery.start_soon(self._reload)
+                    elif not self._signalled:
+                        self._signalled = True
+                        self._draining.cancel()
+                        nursery.start_soon(self._leave)
+
+    async def _reload(self) -> None:
+        await self._notifier.reloading(done=False)
+        _log.info("Looking again at what is configured.")
+        await self._notifier.reloading(done=True)
+
+    async def _leave(self) -> None:
+        """Unmount, and let nobody prevent it: after a while programs that still use the folder lose it, but nothing
+        that they have written by then."""
+        await self._notifier.enter(Phase.STOPPING)
+        await trio.to_thread.run_sync(mountpoint.write_back, self._directory)
+        ends = trio.current_time() + _GRACE
+        while (held := await self._held()) is not None:
+            if trio.current_time() >= ends:
+                _log.warning("%s The mount ends now: who still uses it gets errors.", held)
+                await self._take_away()
+                return
+            await trio.sleep(_RETRY)
+
+    async def _held(self) -> InfinitfsError | None:
+        """Unmount; None where nobody has the mount any more, else who or what keeps it."""
+        if self._session.draining:
+            return None
+        try:
+            await trio.to_thread.run_sync(mountpoint.unmount, self._directory)
+        except (InUse, UnmountFailed) as error:
+            return error
+        if await trio.to_thread.run_sync(mountpoint.is_connected):
+            return InUse(what=str(self._directory), remedy=_ELSEWHERE)
+        return None
+
+    async def _take_away(self) -> None:
+        await trio.to_thread.run_sync(mountpoint.write_back, self._directory)
+        await trio.sleep(_LAST_WRITES)
+        try:
+            await trio.to_thread.run_sync(lambda: mountpoint.unmount(self._directory, lazy=True))
+            self._unmounted = True
+        except UnmountFailed as error:
+            _log.error("%s", error)
+        if not self._session.draining:
+            pyfuse3.terminate()
+            self._serving.deadline = trio.current_time() + _GRACE  # requests that are being answered end first
 
     async def observe(self) -> None:
         """Look at how fast bytes move, so that `status` knows it whenever it is asked."""
@@ -270,12 +304,17 @@ class _Daemon:
             self._session.rates()
             await trio.sleep(_OBSERVED)
 
+    def _progress(self) -> Progress:
+        """What the service manager is told."""
+        status = self._session.status()
+        return Progress(status.backlog_bytes, status.uploaded_bytes, status.position, status.trouble)
+
     def _status(self) -> dict[str, Any]:
         status: dict[str, Any] = self._final or msgspec.to_builtins(self._session.status())
         return status
 
     async def answer(self, request: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        """What the control socket asks: status, unmount, collect, clone."""
+        """What the control socket asks: status, unmount, collect, clone, renew (keys)."""
         command = request["command"]
         if command == "status":
             yield self._status()
@@ -284,6 +323,8 @@ class _Daemon:
             yield freed._asdict()
         elif command == "clone":
             await self._clone(int(request["source"]), int(request["target"]), int(request["length"]))
+        elif command == "renew":
+            self._session.renew(msgspec.convert(request["account"], StaticKeys))
         elif command == "unmount":
             async with aclosing(self._unmount()) as steps:
                 async for step in steps:
@@ -298,14 +339,9 @@ class _Daemon:
         self._waiting += 1
         self._draining.cancel()
         try:
-            if not self._session.draining and await trio.to_thread.run_sync(self._directory.is_mount):
-                problem = await trio.to_thread.run_sync(_fusermount, self._directory)
-                if problem is not None:
-                    raise InUse(what=str(self._directory), remedy=f"close what uses it, then try again ({problem})")
-            unmounted = trio.current_time()
+            if (held := await self._held()) is not None:
+                raise held
             while not self._over.is_set():
-                if not self._session.draining and trio.current_time() - unmounted > _HELD:
-                    raise InUse(what=str(self._directory), remedy=_ELSEWHERE)
                 yield self._status()
                 with trio.move_on_after(_PROGRESS):
                     await self._over.wait()

@@ -13,7 +13,8 @@ class MountRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Everything about one mount of the volume record `volume` at the absolute path `directory`.
 
     `uid`, `gid` and `umask` change what every file looks like; `backlog` bounds what waits for the storage on this
-    machine's disk; `directory` is empty where a volume is opened without a mount.
+    machine's disk; `directory` is empty where a volume is opened without a mount; `profile` is the file that gets a
+    profile of the filesystem process; `flags` are options of the kernel (dev, suid, noexec).
     """
 
     volume: str
@@ -28,9 +29,12 @@ class MountRequest(msgspec.Struct, frozen=True, kw_only=True):
     download_limit: int = 0
     connections: int = 32
     allow_other: bool = False
+    flags: tuple[str, ...] = ()
     uid: int | None = None
     gid: int | None = None
     umask: int | None = None
     take_over: bool = False
     log_file: str = ""
+    log_format: Literal["text", "json"] = "text"
+    profile: str = ""
     debug: bool = False

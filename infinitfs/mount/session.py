@@ -14,7 +14,7 @@ import base64
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import NamedTuple
@@ -22,6 +22,7 @@ from typing import NamedTuple
 import msgspec
 import trio
 
+from infinitfs import __version__
 from infinitfs.block.cutting import ContentCutter, Cutter, FixedCutter
 from infinitfs.block.pack import object_key as pack_key
 from infinitfs.block.pack import seal_index
@@ -35,6 +36,7 @@ from infinitfs.errors import DamagedRecord, NotDrained, StorageUnreachable
 from infinitfs.keys import RandomBytes
 from infinitfs.keys.identity import Identity
 from infinitfs.mount.folders import Folders, own_state, take_lock
+from infinitfs.mount.metrics import Rates, Throughput, Timing, drain_time
 from infinitfs.mount.request import MountRequest
 from infinitfs.storage.account import Account
 from infinitfs.transfer.background import together
@@ -63,8 +65,10 @@ _THREADS = 8
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """What a mount says of itself; sizes and rates in bytes, `last_stored` in RFC 3339."""
+    """What a mount says of itself; sizes in bytes, rates in bytes a second, times in RFC 3339, `operations` by the name
+    that FUSE has for them, `requests` as `storage.ledger.Usage` by kind, `cost` in US dollars."""
 
+    version: str
     volume: str
     volume_id: str
     mountpoint: str
@@ -80,8 +84,16 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     cache_misses: int
     uploaded_bytes: int
     downloaded_bytes: int
+    upload_rate: float
+    download_rate: float
+    drain_seconds: float | None
+    operations: Mapping[str, Timing]
+    requests: Mapping[str, Mapping[str, int]]
+    cost: float
     errors: int
+    restarts: int
     trouble: str | None
+    mounted_since: str
     pid: int
 
 
@@ -104,17 +116,33 @@ class Session:
         self._staging = staging
         self._cache = cache
         self._transfer = transfer
+        self._since = Clock().timestamp()
+        self._throughput = Throughput()
         self.draining = False
+        self.timings: Mapping[str, Timing] = {}
+        """What who serves the kernel counts."""
+
+    def renew(self, account: Account) -> None:
+        """From now on the storage is asked with these keys."""
+        self._transfer.renew(account)
+
+    def rates(self) -> Rates:
+        """How fast bytes move; asked for again and again, it knows the last 15 seconds."""
+        stats = self._transfer.stats
+        return self._throughput.observe(trio.current_time(), stats.uploaded, stats.downloaded)
 
     def status(self) -> Status:
         publisher = self.volume.publisher
         stats = self._transfer.stats
+        rates = self.rates()
+        backlog = self.volume.backlog
         return Status(
+            version=__version__,
             volume=self._request.volume,
             volume_id=self._opened.volume_id.hex(),
             mountpoint=self._request.directory,
             state=self._state(),
-            backlog_bytes=self.volume.backlog,
+            backlog_bytes=backlog,
             backlog_packs=self._staging.packs,
             backlog_records=publisher.pending_records,
             last_stored=publisher.last_stored,
@@ -125,7 +153,15 @@ class Session:
             cache_misses=self._cache.misses,
             uploaded_bytes=stats.uploaded,
             downloaded_bytes=stats.downloaded,
+            upload_rate=rates.upload,
+            download_rate=rates.download,
+            drain_seconds=drain_time(backlog, rates.upload),
+            operations=self.timings,
+            requests={kind: msgspec.structs.asdict(usage) for kind, usage in stats.ledger.requests.items()},
+            cost=stats.ledger.cost,
             errors=stats.errors,
+            restarts=stats.restarts,
+            mounted_since=self._since,
             trouble=str(publisher.trouble) if publisher.trouble else None,
             pid=os.getpid(),
         )

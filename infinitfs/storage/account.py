@@ -2,12 +2,15 @@
 
 Above: `mount/` and `cli/` make an Account from a credentials record, the transfer protocol carries it to the
 process that opens the storage. Below: botocore, imported only when a session is made.
-Invariant: no secret appears in a repr, so none reaches a log or a traceback.
+Invariant: no secret appears in a repr, so none reaches a traceback, nor in a log, whatever its level.
 """
 
+import logging
 from typing import TYPE_CHECKING
 
 import msgspec
+
+from infinitfs.errors import RoleRefused
 
 if TYPE_CHECKING:
     from botocore.session import Session
@@ -50,34 +53,16 @@ class Role(msgspec.Struct, frozen=True, tag="role"):
 Account = StaticKeys | Profile | Environment | InstanceRole | Role
 
 
-def session(account: Account) -> "Session":
-    """A session with the account's credentials. Not thread-safe. Raises botocore's errors."""
-    from botocore.credentials import (
-        AssumeRoleCredentialFetcher,
-        CredentialProvider,
-        DeferredRefreshableCredentials,
-    )
-    from botocore.exceptions import NoCredentialsError
+def session(account: Account, region: str) -> "Session":
+    """A session with the account's credentials. Not thread-safe. Raises botocore's errors.
+
+    `region` is where the service is asked that gives out a role's keys (STS). Keys that end are replaced before they
+    do, by whoever sends a request then; RoleRefused where that is not allowed.
+    """
     from botocore.session import Session
 
-    class AssumedRole(CredentialProvider):
-        METHOD = "assume-role"
-
-        def __init__(self, arn: str) -> None:
-            super().__init__()
-            self._arn = arn
-
-        def load(self) -> DeferredRefreshableCredentials:
-            base = Session()
-
-            def refresh() -> dict[str, str]:
-                source = base.get_credentials()
-                if source is None:
-                    raise NoCredentialsError
-                return AssumeRoleCredentialFetcher(base.create_client, source, self._arn).fetch_credentials()
-
-            return DeferredRefreshableCredentials(refresh, self.METHOD)
-
+    # At its lower levels botocore writes down session tokens, and the answers of STS with the keys in them.
+    logging.getLogger("botocore").setLevel(logging.ERROR)
     match account:
         case StaticKeys():
             made = Session()
@@ -94,6 +79,38 @@ def session(account: Account) -> "Session":
             resolver.providers[:] = [p for p in resolver.providers if p.METHOD in of_machine]
             return made
         case Role():
-            made = Session()
-            made.get_component("credential_provider").providers[:] = [AssumedRole(account.arn)]
-            return made
+            return _assuming(account.arn, region)
+
+
+def _assuming(arn: str, region: str) -> "Session":
+    from botocore.credentials import (
+        AssumeRoleCredentialFetcher,
+        CredentialProvider,
+        DeferredRefreshableCredentials,
+    )
+    from botocore.exceptions import ClientError, NoCredentialsError
+    from botocore.session import Session
+
+    base = Session()
+    base.set_config_variable("region", region)
+
+    def assume() -> dict[str, str]:
+        source = base.get_credentials()
+        if source is None:
+            raise NoCredentialsError
+        try:
+            return AssumeRoleCredentialFetcher(base.create_client, source, arn).fetch_credentials()
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] in (400, 403):
+                raise RoleRefused(role=arn, reason=error.response["Error"].get("Code", "403")) from error
+            raise
+
+    class AssumedRole(CredentialProvider):
+        METHOD = "assume-role"
+
+        def load(self) -> DeferredRefreshableCredentials:
+            return DeferredRefreshableCredentials(assume, self.METHOD)
+
+    made = Session()
+    made.get_component("credential_provider").providers[:] = [AssumedRole()]
+    return made

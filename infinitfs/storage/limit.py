@@ -1,12 +1,11 @@
-"""Holds a storage to a bandwidth and a number of calls at once.
+"""Holds a storage to a bandwidth.
 
-Above: `transfer/`. Below: any storage, usually `retry` over a backend.
-Invariant: over any span of time the bytes moved one way are at most the rate times that span, plus one
-call's.
+Above: `retry`, so that what is sent again is paid for again. Below: any storage, usually a backend.
+Invariant: over any span of time the bytes moved one way are at most the rate times that span, plus one call's.
 """
 
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from contextlib import aclosing
 
 import trio
 
@@ -14,55 +13,35 @@ from infinitfs.storage.base import Buffer, ObjectInfo, Storage
 
 
 class LimitStorage(Storage):
-    """`inner` at most `upload` and `download` bytes a second and `connections` calls at once; None: no limit.
+    """`inner` at most `upload` and `download` bytes a second; None: no limit. Calls are served in the order they
+    came."""
 
-    Calls are served in the order they came.
-    """
-
-    def __init__(
-        self,
-        inner: Storage,
-        *,
-        upload: float | None = None,
-        download: float | None = None,
-        connections: int | None = None,
-    ) -> None:
+    def __init__(self, inner: Storage, *, upload: float | None = None, download: float | None = None) -> None:
         self.name = inner.name
         self._inner = inner
         self._upload = _Pace(upload)
         self._download = _Pace(download)
-        self._slots: AbstractAsyncContextManager[None] = (
-            nullcontext() if connections is None else trio.CapacityLimiter(connections)
-        )
 
     async def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         await self._download.take(length or 0)
-        async with self._slots:
-            data = await self._inner.get(key, start, length)
+        data = await self._inner.get(key, start, length)
         if length is None:  # only now it is known how much that was: those who come next pay for it
             self._download.charge(len(data))
         return data
 
     async def put(self, key: str, data: Buffer, *, create: bool = False) -> None:
         await self._upload.take(len(data))
-        async with self._slots:
-            await self._inner.put(key, data, create=create)
+        await self._inner.put(key, data, create=create)
 
     async def size(self, key: str) -> int:
-        async with self._slots:
-            return await self._inner.size(key)
+        return await self._inner.size(key)
 
     async def delete(self, key: str) -> None:
-        async with self._slots:
-            await self._inner.delete(key)
+        await self._inner.delete(key)
 
     async def list(self, prefix: str) -> AsyncGenerator[ObjectInfo, None]:
         async with aclosing(self._inner.list(prefix)) as found:
-            while True:
-                async with self._slots:  # not while the caller looks at what was found
-                    info = await anext(found, None)
-                if info is None:
-                    return
+            async for info in found:
                 yield info
 
     async def aclose(self) -> None:

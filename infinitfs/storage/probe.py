@@ -1,20 +1,17 @@
 """Whether a storage is what its record says, before anybody relies on it.
 
-Above: `storage create`, `storage check` and `doctor`. Below: the backends.
+Above: `storage create`, `storage check`; `probe_s3`, for what is particular to buckets. Below: the backends.
 Invariant: nothing but one small object of a random name is written, and it is removed again whatever happens.
 """
 
 import os
-import re
 import secrets
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import msgspec
 import trio
 
-from infinitfs.config.model import FilesystemStorageRecord, S3StorageRecord
+from infinitfs.config.model import FilesystemStorageRecord
 from infinitfs.errors import (
     InfinitfsError,
     NoSpace,
@@ -23,50 +20,11 @@ from infinitfs.errors import (
     StorageRejected,
     UsageError,
 )
-from infinitfs.storage.account import Account
 from infinitfs.storage.base import Storage
 from infinitfs.storage.filesystem import FilesystemStorage, explain, prepare
-from infinitfs.storage.naming import is_key
 
-if TYPE_CHECKING:
-    from infinitfs.storage.s3 import S3Storage
-
-_ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})  # GLACIER_IR is read at once, these after hours
 _LEAST_SPACE = 64 << 20  # bytes: a few packs
 _CLEAN_UP = 20  # seconds
-
-# https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_BUCKET_ELSEWHERE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
-_RESERVED_STARTS = ("xn--", "sthree-", "amzn-s3-demo-")
-_RESERVED_ENDS = ("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3")
-_ADDRESS = re.compile(r"\d+\.\d+\.\d+\.\d+")
-
-
-async def check_s3(record: S3StorageRecord, account: Account) -> tuple[S3StorageRecord, list[str]]:
-    """Try everything a volume will need of the bucket, within `record.path`.
-
-    Returns the record, `conditional` as the service really behaves, and warnings for the user. Raises
-    UsageError (region, bucket's name, path, storage class, a bucket that is elsewhere), BucketNotFound,
-    AccessDenied, StorageUnreachable, StorageRejected.
-    """
-    storage = await trio.to_thread.run_sync(_open, record, account)
-    try:
-        bucket = await storage.describe()
-        if bucket.region and bucket.region != record.region:
-            problem = f'The bucket "{record.bucket}" is in the region {bucket.region}, not in {record.region}'
-            raise UsageError(problem=f"{problem}: use --region {bucket.region}.")
-        conditional = await check(storage)
-    finally:
-        await storage.aclose()
-    warnings = []
-    if bucket.versioned:
-        expire = "have a lifecycle rule expire noncurrent versions"
-        warnings.append(f'The bucket "{record.bucket}" keeps old versions, so deleting frees nothing: {expire}.')
-    if bucket.locked:
-        other = "use a bucket without it"
-        warnings.append(f'The bucket "{record.bucket}" has object lock, so deleting may free nothing: {other}.')
-    return msgspec.structs.replace(record, conditional=conditional), warnings
 
 
 async def check_filesystem(record: FilesystemStorageRecord) -> list[str]:
@@ -103,6 +61,8 @@ async def check(storage: Storage) -> bool:
     key, first, second = f"{folder}/packs/probe", secrets.token_bytes(64), secrets.token_bytes(64)
     try:
         await _expect_listed(storage, folder, [])
+        await _expect_missing(storage, key)
+        await storage.delete(key)  # before there is anything that could not be deleted any more
         conditional = await _create(storage, key, first)
         await _expect_content(storage, key, first)
         await _expect_listed(storage, folder, [key])
@@ -132,6 +92,15 @@ async def _create(storage: Storage, key: str, data: bytes) -> bool:
     return True
 
 
+async def _expect_missing(storage: Storage, key: str) -> None:
+    """S3 says that an object is missing only to who may list: to others it is as forbidden as any."""
+    try:
+        await storage.get(key)
+    except ObjectNotFound:
+        return
+    raise StorageRejected(storage=storage.name, action="read", reason="it gave what nobody had stored")
+
+
 async def _expect_content(storage: Storage, key: str, data: bytes) -> None:
     try:
         same = await storage.get(key) == data and await storage.get(key, 8, 16) == data[8:24]
@@ -144,31 +113,3 @@ async def _expect_content(storage: Storage, key: str, data: bytes) -> None:
 async def _expect_listed(storage: Storage, folder: str, keys: list[str]) -> None:
     if [info.key async for info in storage.list(f"{folder}/")] != keys:
         raise StorageRejected(storage=storage.name, action="list", reason="what it showed is not what is there")
-
-
-def _open(record: S3StorageRecord, account: Account) -> "S3Storage":
-    from infinitfs.storage.regions import check_region
-    from infinitfs.storage.s3 import S3Storage, custom_endpoint
-
-    custom = bool(custom_endpoint(record))
-    check_region(record.region, custom=custom)
-    check_bucket_name(record.bucket, custom=custom)
-    if record.path and not is_key(record.path):
-        raise UsageError(problem=f'"{record.path}" is not a folder\'s path in a bucket: use letters, digits and "/".')
-    if record.storage_class in _ARCHIVES:
-        problem = f"The storage class {record.storage_class} is an archive that cannot be read at once"
-        raise UsageError(problem=f"{problem}: use GLACIER_IR or another class.")
-    # Whatever an earlier check said of conditions is asked again.
-    return S3Storage(msgspec.structs.replace(record, conditional=True), account, connections=4)
-
-
-def check_bucket_name(bucket: str, *, custom: bool) -> None:
-    """Raise UsageError where no bucket can have this name. Services other than AWS (`custom`) allow more."""
-    if custom:
-        legal = _BUCKET_ELSEWHERE.fullmatch(bucket) is not None
-    else:
-        legal = _BUCKET.fullmatch(bucket) is not None and ".." not in bucket and not _ADDRESS.fullmatch(bucket)
-        legal = legal and not bucket.startswith(_RESERVED_STARTS) and not bucket.endswith(_RESERVED_ENDS)
-    if not legal:
-        rule = 'buckets have 3 to 63 of a-z, 0-9, "-" and "."'
-        raise UsageError(problem=f'"{bucket}" cannot be the name of a bucket: {rule}.')

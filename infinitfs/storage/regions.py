@@ -21,6 +21,15 @@ def regions() -> dict[str, str]:
     return {name: about["description"] for part in partitions for name, about in part["regions"].items()}
 
 
+def services(*, every_partition: bool = False) -> dict[str, str]:
+    """The host of S3 in each region of the partition `aws`, or of every partition."""
+    session = Session()
+    resolver = session.get_component("endpoint_resolver")
+    partitions = session.get_available_partitions() if every_partition else ["aws"]
+    names = [name for part in partitions for name in session.get_available_regions("s3", partition_name=part)]
+    return {name: resolver.construct_endpoint("s3", name)["hostname"] for name in names}
+
+
 def check_region(region: str, *, custom: bool) -> None:
     """Raise UsageError where `region` names none. A service with an endpoint of its own (`custom`) names its
     regions as it likes, but a place's name where an identifier belongs is a mistake there too."""

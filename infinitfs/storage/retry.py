@@ -1,41 +1,51 @@
-"""Repeats what may pass by itself.
+"""Repeats what may pass by itself, and sends no more than the service takes.
 
-Above: `limit`, `transfer/`. Below: any storage.
-Invariant: only StorageUnreachable and its kind are repeated, and a create-only put that meets its own bytes
-after an attempt of unknown outcome has succeeded.
+Above: `transfer/`. Below: any storage, usually `limit` over a backend; `window`.
+Invariant: only errors that are `passing` are repeated, and a create-only put that meets its own bytes after an attempt
+of unknown outcome has succeeded. Every attempt passes the window, so a service that is too busy is sent few requests
+however many callers there are.
 
-Exponential backoff with full jitter: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog,
-2015.
+Exponential backoff with full jitter: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from math import inf
 from typing import TypeVar
 
 import trio
 
-from infinitfs.errors import ObjectExists, ObjectNotFound, StorageUnreachable
+from infinitfs.errors import InfinitfsError, ObjectExists, ObjectNotFound, StorageBusy
 from infinitfs.storage.base import Buffer, ObjectInfo, Storage
+from infinitfs.storage.window import Window
 
 _FIRST_PAUSE = 0.1  # seconds; doubled at every attempt
-_LONGEST_PAUSE = 20.0  # seconds
+_LONGEST_PAUSE = 5.0  # seconds; after an outage this is what it takes to notice its end
 
 T = TypeVar("T")
 
 
 class RetryStorage(Storage):
-    """`inner`, patient: no attempt starts later than `deadline` seconds after a call's first, then the last
+    """`inner`, patient: no attempt starts later than `deadline` seconds after a call's first failure, then the last
     error is raised; `put_deadline` is that of a put, where it is another one. An attempt under way is not cut short.
-    `random` gives numbers in [0, 1)."""
+    At most `connections` attempts are under way at once, fewer while the service asks for it. `random` gives numbers
+    in [0, 1)."""
 
     def __init__(
-        self, inner: Storage, *, deadline: float, random: Callable[[], float], put_deadline: float | None = None
+        self,
+        inner: Storage,
+        *,
+        deadline: float,
+        random: Callable[[], float],
+        put_deadline: float | None = None,
+        connections: int = 32,
     ) -> None:
         self.name = inner.name
         self._inner = inner
         self._deadline = deadline
         self._put_deadline = deadline if put_deadline is None else put_deadline
         self._random = random
+        self._gate = _Gate(Window(connections, random), inner.name)
 
     async def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         return await self._persist(lambda: self._inner.get(key, start, length))
@@ -50,8 +60,8 @@ class RetryStorage(Storage):
             except ObjectExists:
                 if not doubtful or not await self._holds(key, data):
                     raise
-            except StorageUnreachable:
-                doubtful = True
+            except InfinitfsError as error:
+                doubtful = doubtful or error.passing
                 raise
 
         await self._persist(attempt, self._put_deadline)
@@ -64,17 +74,20 @@ class RetryStorage(Storage):
 
     async def list(self, prefix: str) -> AsyncGenerator[ObjectInfo, None]:
         last = ""
-        pauses = self._pauses()
+        patience = self._patience()
         while True:
             try:
                 async with aclosing(self._inner.list(prefix)) as found:
-                    async for info in found:
+                    while True:
+                        async with self._gate.passage(patience):  # not while the caller looks at what was found
+                            info = await anext(found, None)
+                        if info is None:
+                            return
                         if info.key > last:
                             yield info
-                            last, pauses = info.key, self._pauses()
-                return
-            except StorageUnreachable as error:
-                await pauses(error)
+                            last, patience = info.key, self._patience()
+            except InfinitfsError as error:
+                await patience.bear(error)
 
     async def aclose(self) -> None:
         await self._inner.aclose()
@@ -86,24 +99,93 @@ class RetryStorage(Storage):
             return False
 
     async def _persist(self, attempt: Callable[[], Awaitable[T]], deadline: float | None = None) -> T:
-        pause = self._pauses(deadline)
+        patience = self._patience(deadline)
         while True:
             try:
-                return await attempt()
-            except StorageUnreachable as error:
-                await pause(error)
+                async with self._gate.passage(patience):
+                    return await attempt()
+            except InfinitfsError as error:
+                await patience.bear(error)
 
-    def _pauses(self, deadline: float | None = None) -> Callable[[StorageUnreachable], Awaitable[None]]:
-        """A function that sleeps longer each time, and raises what it is given once the deadline is near."""
-        end = trio.current_time() + (self._deadline if deadline is None else deadline)
-        longest = _FIRST_PAUSE
+    def _patience(self, deadline: float | None = None) -> "_Patience":
+        return _Patience(self._deadline if deadline is None else deadline, self._random)
 
-        async def pause(error: StorageUnreachable) -> None:
-            nonlocal longest
-            seconds = longest * self._random()
-            longest = min(2 * longest, _LONGEST_PAUSE)
-            if trio.current_time() + seconds > end:
-                raise error
-            await trio.sleep(seconds)
 
-        return pause
+class _Patience:
+    """That of one call: it begins to run at the first failure."""
+
+    def __init__(self, seconds: float, random: Callable[[], float]) -> None:
+        self._seconds = seconds
+        self._random = random
+        self._pause = _FIRST_PAUSE
+        self._end = inf
+
+    def end(self) -> float:
+        """When it ends, if it begins now at the latest."""
+        self._end = min(self._end, trio.current_time() + self._seconds)
+        return self._end
+
+    async def bear(self, error: InfinitfsError) -> None:
+        """Wait, longer each time, or raise `error` where it does not pass or patience is at its end.
+
+        A service that is busy is not waited for here: the gate holds everybody back."""
+        if not error.passing:
+            raise error
+        end = self.end()
+        seconds = 0.0
+        if not isinstance(error, StorageBusy):
+            seconds = self._pause * self._random()
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        if trio.current_time() + seconds >= end:
+            raise error
+        await trio.sleep(seconds)
+
+
+class _Gate:
+    """Lets attempts through in the order they came, as the window has it."""
+
+    def __init__(self, window: Window, name: str) -> None:
+        self._window = window
+        self._queue = trio.Lock()  # fair
+        self._changed = trio.Event()
+        self._waiting: dict[trio.CancelScope, _Patience] = {}
+        self._refusal: InfinitfsError = StorageBusy(storage=name, action="answer", reason="it asked for fewer requests")
+
+    @asynccontextmanager
+    async def passage(self, patience: _Patience) -> AsyncIterator[None]:
+        """Raises the service's last refusal where `patience` ends before there is room."""
+        with trio.move_on_at(patience.end() if self._window.narrowed else inf) as scope:
+            self._waiting[scope] = patience
+            try:
+                await self._wait()
+            finally:
+                del self._waiting[scope]
+        if scope.cancelled_caught:
+            raise self._refusal
+        began = trio.current_time()
+        try:
+            yield
+        except StorageBusy as error:
+            self._refusal = error
+            self._window.refused(began, trio.current_time())
+            for waiting, its_patience in self._waiting.items():
+                waiting.deadline = its_patience.end()
+            raise
+        except InfinitfsError as error:
+            if not error.passing:  # "there is none" is an answer
+                self._window.answered(began, trio.current_time())
+            raise
+        else:
+            self._window.answered(began, trio.current_time())
+        finally:
+            self._window.end()
+            self._changed.set()
+            self._changed = trio.Event()
+
+    async def _wait(self) -> None:
+        async with self._queue:
+            while not self._window.admits(trio.current_time()):
+                opens_at = self._window.opens_at
+                with trio.move_on_at(opens_at if opens_at > trio.current_time() else inf):
+                    await self._changed.wait()
+            self._window.begin()

@@ -5,21 +5,26 @@ Invariant: a call is one request and is never repeated in here (boto3's own retr
 that a create-only PUT answered by 412 may have met its own success; `retry` knows). Reading a body belongs
 to its GET.
 
-The one answer botocore follows by itself is that the bucket is in another region.
+Two answers are followed at once: that the bucket is in another region, by botocore; and that the service knows no
+checksums, which then are left out. Every PUT carries one (CRC32, as a header: a trailer is what older servers take
+for a part of the body), so that bytes that changed on their way are refused instead of stored.
 A cancelled call returns at once and its thread ends by itself: a cancelled `put` may still be applied.
 """
 
 import os
+from base64 import b64encode
 from collections.abc import AsyncGenerator, Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+from zlib import crc32
 
 import trio
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.handlers import add_expect_header
+from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from infinitfs.config.model import S3StorageRecord
@@ -30,6 +35,7 @@ from infinitfs.errors import (
     ObjectExists,
     ObjectNotFound,
     StorageFailed,
+    StorageRejected,
     UsageError,
 )
 from infinitfs.storage.account import Account, session
@@ -41,9 +47,12 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, ListObjectsV2OutputTypeDef
 
-_CONNECT_TIMEOUT = 10  # seconds
-_READ_TIMEOUT = 30  # seconds without a byte
+_CONNECT_TIMEOUT = 10  # seconds; also without a piece of a body sent
+_READ_TIMEOUT = 15  # seconds without a byte
 _CLASSED = "/packs/"
+_UNEXPLAINED = {"400", "403"}
+_FIRST_REGIONS = {"None": "us-east-1", "EU": "eu-west-1"}
+"""https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetBucketLocation.html: what it says of the two oldest."""
 
 T = TypeVar("T")
 
@@ -56,10 +65,12 @@ def custom_endpoint(record: S3StorageRecord) -> str:
 
 def open_client(record: S3StorageRecord, account: Account, connections: int) -> "S3Client":
     """A client for the storage's endpoint. Blocking, 0.2 s. Raises botocore's errors and ValueError."""
-    client = session(account).create_client(
+    custom = custom_endpoint(record)
+    client = session(account, record.region).create_client(
         "s3",
         region_name=record.region,
-        endpoint_url=custom_endpoint(record) or None,
+        endpoint_url=custom or None,
+        verify=record.ca_bundle or None,
         config=Config(
             max_pool_connections=connections,
             parameter_validation=False,
@@ -71,7 +82,7 @@ def open_client(record: S3StorageRecord, account: Account, connections: int) -> 
             retries={"mode": "standard", "total_max_attempts": 1},
             s3={
                 "payload_signing_enabled": False,
-                "addressing_style": "path" if custom_endpoint(record) else "auto",
+                "addressing_style": record.addressing or ("path" if custom else "auto"),
             },
         ),
     )
@@ -104,6 +115,7 @@ class S3Storage(Storage):
         self._folder = f"{record.path}/" if record.path else ""
         self._endpoint = record.endpoint or "AWS"
         self._limiter = trio.CapacityLimiter(connections)
+        self._checksums = True
         try:
             self._client = open_client(record, account, connections)
         except ValueError as error:  # botocore's for a malformed region or URL, too
@@ -150,17 +162,38 @@ class S3Storage(Storage):
             await self._check_absent(key)
 
         def write() -> None:
+            if self._checksums:
+                extra["ChecksumCRC32"] = b64encode(crc32(data).to_bytes(4, "big")).decode()
             body = bytes(data)  # botocore knows no memoryview; of bytes this is no copy
             self._client.put_object(Bucket=self._record.bucket, Key=self._folder + key, Body=body, **extra)
 
-        await self._run(f'write "{key}"', key, write)
+        action = f'write "{key}"'
+        try:
+            await self._run(action, key, write)
+        except StorageRejected as error:
+            if error.passing or "ChecksumCRC32" not in extra:
+                raise
+            del extra["ChecksumCRC32"]
+            self._checksums = False
+            try:
+                await self._run(action, key, write)
+            except StorageRejected:  # it was something else
+                self._checksums = True
+                raise
 
     async def size(self, key: str) -> int:
         check_key(key)
 
         def measure() -> int:
-            answer = self._client.head_object(Bucket=self._record.bucket, Key=self._folder + key)
-            return answer["ContentLength"]
+            try:
+                return self._client.head_object(Bucket=self._record.bucket, Key=self._folder + key)["ContentLength"]
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") not in _UNEXPLAINED:
+                    raise
+            # The answer to a HEAD has no body, where everybody else is told what is wrong.
+            answer = self._client.get_object(Bucket=self._record.bucket, Key=self._folder + key, Range="bytes=0-0")
+            with closing(answer["Body"]):
+                return int(answer["ContentRange"].rpartition("/")[2])
 
         return await self._run(f'read "{key}"', key, measure)
 
@@ -196,11 +229,17 @@ class S3Storage(Storage):
             try:
                 region = self._client.head_bucket(Bucket=name).get("BucketRegion", "")
             except ClientError as error:
-                if error.response["Error"].get("Code") == "404":
-                    raise BucketNotFound(bucket=name, endpoint=self._endpoint) from error
+                code = error.response["Error"].get("Code")
                 region = bucket_region(error)
-                if not region and error.response["Error"].get("Code") != "403":
-                    raise
+                if not region and code != "403":
+                    # The answer to a HEAD has no words. That to this has, and tells S3 from any web server.
+                    self._list_page({"Bucket": name, "Prefix": self._folder, "MaxKeys": 1})
+                if code == "404":
+                    raise BucketNotFound(bucket=name, endpoint=self._endpoint) from error
+            if not region and not custom_endpoint(self._record):
+                with suppress(ClientError):
+                    place = str(self._client.get_bucket_location(Bucket=name).get("LocationConstraint"))
+                    region = _FIRST_REGIONS.get(place, place)
             versioned = locked = False
             with suppress(ClientError):
                 versioned = self._client.get_bucket_versioning(Bucket=name).get("Status") == "Enabled"
@@ -250,7 +289,7 @@ class S3Storage(Storage):
         def guarded() -> T:
             try:
                 return function()
-            except (BotoCoreError, ClientError, HTTPError, OSError, ValueError) as error:
+            except (BotoCoreError, ClientError, ResponseParserError, HTTPError, OSError, ValueError) as error:
                 raise self._explain(error, action, key) from error
 
         return await trio.to_thread.run_sync(guarded, limiter=self._limiter, abandon_on_cancel=True)

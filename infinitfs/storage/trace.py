@@ -1,6 +1,6 @@
 """Tells what was asked of a storage, and what came of it.
 
-Above: `benchmark/`, `transfer/`, tests. Below: any storage.
+Above: `ledger`, `transfer/`, tests. Below: any storage.
 Invariant: every call is told once, when it ended, however it ended.
 """
 
@@ -13,16 +13,21 @@ import trio
 from infinitfs.storage.base import Buffer, ObjectInfo, Storage
 
 
+_KEYS_A_PAGE = 1000
+
+
 @dataclass(slots=True)
 class Trace:
     """One call. `bytes` is how many of an object's were moved, `seconds` how long it took, for a list with
-    the time its caller took; `outcome` is empty, or the class of what was raised, by name."""
+    the time its caller took; `outcome` is empty, or the class of what was raised, by name; `requests` how many it
+    took: a list makes one for every thousand keys, which is what S3 gives at once."""
 
     operation: str
     key: str
     bytes: int = 0
     seconds: float = 0.0
     outcome: str = ""
+    requests: int = 1
 
 
 class TraceStorage(Storage):
@@ -53,9 +58,12 @@ class TraceStorage(Storage):
             await self._inner.delete(key)
 
     async def list(self, prefix: str) -> AsyncGenerator[ObjectInfo, None]:
-        with self._tracing("list", prefix):
+        with self._tracing("list", prefix) as trace:
+            count = 0
             async with aclosing(self._inner.list(prefix)) as found:
                 async for info in found:
+                    count += 1
+                    trace.requests = -(-count // _KEYS_A_PAGE)
                     yield info
 
     async def aclose(self) -> None:

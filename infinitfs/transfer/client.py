@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import trio
 
 from infinitfs.config.model import FilesystemStorageRecord
@@ -31,7 +32,10 @@ from infinitfs.errors import (
     ObjectExists,
     StorageFailed,
 )
+from infinitfs.storage.account import Account
 from infinitfs.storage.base import Buffer, ObjectInfo, Storage
+from infinitfs.storage.ledger import Ledger
+from infinitfs.storage.trace import TraceStorage
 from infinitfs.transfer import protocol
 from infinitfs.transfer.background import background
 from infinitfs.transfer.base import Listing
@@ -53,12 +57,13 @@ _GRACE = 2.0  # seconds for a child to end after its stream did
 
 @dataclass(slots=True)
 class Stats:
-    """What passed since the transfer was opened: bytes, requests by kind, and errors: what could not be done, not
-    answers such as "there is none"."""
+    """What passed since the transfer was opened: bytes, calls by name, what was asked of the storage for them, and
+    errors: what could not be done, not answers such as "there is none"."""
 
     uploaded: int = 0
     downloaded: int = 0
-    requests: Counter[str] = field(default_factory=Counter)
+    calls: Counter[str] = field(default_factory=Counter)
+    ledger: Ledger = field(default_factory=Ledger)
     errors: int = 0
     in_flight: int = 0
     restarts: int = 0
@@ -96,6 +101,8 @@ class TransferClient:
         self._outgoing: trio.MemorySendChannel[bytearray] | None = None
         self._answered = trio.Event()
         self._refusal: InfinitfsError | None = None
+        self._opening: Open
+        self._conversation = trio.CancelScope()
 
     # --- base.Transfer ---
 
@@ -162,7 +169,7 @@ class TransferClient:
         call = _Call(body, protocol.encode(Request(identity, body)))
         self._pending[identity] = call
         self._send(call)
-        self.stats.requests[type(body).__name__.lower()] += 1
+        self.stats.calls[type(body).__name__.lower()] += 1
         self.stats.in_flight += 1
         try:
             await call.done.wait()
@@ -195,17 +202,26 @@ class TransferClient:
         if self._refusal is not None:
             raise self._refusal
 
+    def renew(self, account: Account) -> None:
+        """From now on the storage is opened as `account`, by a new worker, which is sent all that has no answer yet."""
+        self._opening = msgspec.structs.replace(self._opening, account=account)
+        self._conversation.cancel()
+
     async def run(self, connect: Connect, opening: Open) -> None:
         """Keep a worker running and talk to it, for ever."""
+        self._opening = opening
         pause = _FIRST_PAUSE
         try:
             while True:
                 began = trio.current_time()
                 try:
-                    async with connect() as stream:
-                        await self._converse(stream, opening)
+                    with trio.CancelScope() as self._conversation:
+                        async with connect() as stream:
+                            await self._converse(stream, self._opening)
                 except OSError as error:
                     self._refuse(LocalFileFailed(path=sys.executable, action="run", reason=str(error)))
+                if self._conversation.cancelled_caught:
+                    continue
                 if trio.current_time() - began > _LAST_PAUSE:
                     pause = _FIRST_PAUSE
                 _log.warning("the transfer process ended; starting it again in %.1f s", pause)
@@ -248,6 +264,7 @@ class TransferClient:
                 self._send(call)
 
     def _take(self, reply: protocol.Reply) -> None:
+        self.stats.ledger.add(reply.usage)
         outcome = reply.outcome
         if isinstance(outcome, Part):
             if reply.id in self._pending:
@@ -295,11 +312,14 @@ async def local_transfer(storage: Storage, *, connections: int = 32) -> AsyncIte
     """
     from trio.testing import memory_stream_pair  # costs a mount 0.1 s that it has no use for
 
+    def opened(_: Open, ledger: Ledger) -> contextlib.AbstractAsyncContextManager[Storage]:
+        return contextlib.nullcontext(TraceStorage(storage, ledger.note))
+
     @contextlib.asynccontextmanager
     async def connect() -> AsyncIterator[trio.abc.Stream]:
         ours, theirs = memory_stream_pair()
         async with background() as nursery, ours:
-            nursery.start_soon(serve, theirs, lambda _: contextlib.nullcontext(storage), inline)
+            nursery.start_soon(serve, theirs, opened, inline)
             yield ours
 
     record = FilesystemStorageRecord(name=storage.name, path="", created="")

@@ -6,7 +6,8 @@ Invariant: a message is a length (4 bytes, big-endian) and that many bytes of ms
 MESSAGE_LIMIT; whatever else arrives is an InfinitfsError, after which the stream is of no use.
 
 The first request of a stream is an Open. Requests are answered in any order, each by one Done or Failed
-with its id; a listing sends any number of Parts before its Done. A Cancel names the request that it ends
+with its id; a listing sends any number of Parts before its Done. Every reply also says what was asked of the storage
+since the one before it, for whichever request. A Cancel names the request that it ends
 early, which is answered all the same. Paths are the bytes that the operating system takes.
 """
 
@@ -18,6 +19,7 @@ from infinitfs.config.model import StorageRecord
 from infinitfs.errors import InfinitfsError, from_wire
 from infinitfs.storage.account import Account
 from infinitfs.storage.base import ObjectInfo
+from infinitfs.storage.ledger import Usage
 
 MESSAGE_LIMIT = 64 * 1024 * 1024
 HEADER = 4
@@ -25,7 +27,7 @@ HEADER = 4
 
 class Open(msgspec.Struct, frozen=True, kw_only=True, tag="open"):
     """Which storage the stream is about. Limits in bytes a second, `deadline` in seconds: how long one
-    request is tried again before its last error is the answer."""
+    request that failed is tried again before its last error is the answer."""
 
     record: StorageRecord
     account: Account | None = None
@@ -123,6 +125,7 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
 class Reply(msgspec.Struct, frozen=True, array_like=True):
     id: int
     outcome: Part | Done | Failed
+    usage: dict[str, Usage] = {}
 
 
 Message = TypeVar("Message", Request, Reply)

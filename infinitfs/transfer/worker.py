@@ -12,7 +12,6 @@ import contextlib
 import ctypes
 import os
 import random
-import resource
 import signal
 import socket
 import sys
@@ -23,8 +22,13 @@ from typing import assert_never
 
 import trio
 
+from infinitfs.config.secrecy import keep_secrets
 from infinitfs.errors import InfinitfsError
 from infinitfs.storage.base import Storage
+from infinitfs.storage.ledger import Ledger
+from infinitfs.storage.limit import LimitStorage
+from infinitfs.storage.retry import RetryStorage
+from infinitfs.storage.trace import TraceStorage
 from infinitfs.transfer import protocol
 from infinitfs.transfer.channel import GONE, receive, send_all
 from infinitfs.transfer.files import Offload, Threads, read_whole, write_new
@@ -42,14 +46,14 @@ from infinitfs.transfer.protocol import (
     Upload,
 )
 
-Opener = Callable[[Open], contextlib.AbstractAsyncContextManager[Storage]]
+Opener = Callable[[Open, Ledger], contextlib.AbstractAsyncContextManager[Storage]]
+"""Opens a storage that notes every request in the ledger."""
 
 _OBJECTS_A_PART = 10_000  # some 1 MiB
 _REPLIES_WAITING = 8
 _FILE_THREADS = 8
 _PUT_DEADLINE = 5.0  # seconds; who sends tries again for as long as it takes, and wants to say so
 _PR_SET_PDEATHSIG = 1
-_PR_SET_DUMPABLE = 4
 
 
 async def serve(stream: trio.abc.Stream, open_storage: Opener, offload: Offload) -> None:
@@ -62,13 +66,14 @@ async def serve(stream: trio.abc.Stream, open_storage: Opener, offload: Offload)
         first, *rest = messages
         if not isinstance(first.body, Open):
             raise InfinitfsError(detail="the first request of a stream opens no storage")
+        ledger = Ledger()
         try:
-            storage = await stack.enter_async_context(open_storage(first.body))
+            storage = await stack.enter_async_context(open_storage(first.body, ledger))
         except Exception as error:
             with contextlib.suppress(*GONE):
                 await stream.send_all(protocol.encode(protocol.Reply(first.id, _failure(error))))
             return
-        worker = _Worker(storage, first.body.connections, offload)
+        worker = _Worker(storage, ledger, first.body.connections, offload)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send_all, stream, worker.replies)
             await worker.reply(first.id, Done())
@@ -86,9 +91,10 @@ class _Worker:
     that neither a journal record nor a read waits behind a backlog of packs.
     """
 
-    def __init__(self, storage: Storage, connections: int, offload: Offload) -> None:
+    def __init__(self, storage: Storage, ledger: Ledger, connections: int, offload: Offload) -> None:
         bulk = max(1, connections - connections // 4)
         self._storage = storage
+        self._ledger = ledger
         self._offload = offload
         self._small = trio.CapacityLimiter(max(1, connections // 4))
         self._bulk = trio.CapacityLimiter(bulk)
@@ -108,7 +114,7 @@ class _Worker:
                 nursery.start_soon(self._answer, request.id, body, scope)
 
     async def reply(self, identity: int, outcome: Part | Done | Failed) -> None:
-        await self._outgoing.send(protocol.encode(protocol.Reply(identity, outcome)))
+        await self._outgoing.send(protocol.encode(protocol.Reply(identity, outcome, self._ledger.take())))
 
     async def _answer(self, identity: int, body: protocol.Operation, scope: trio.CancelScope) -> None:
         with scope:
@@ -174,21 +180,28 @@ def _failure(error: Exception) -> Failed:
 
 
 @contextlib.asynccontextmanager
-async def _decorated(opening: Open) -> AsyncIterator[Storage]:
-    """The storage of an Open: limited, retried, and closed in the end."""
-    from infinitfs.storage.limit import LimitStorage
+async def _opened(opening: Open, ledger: Ledger) -> AsyncIterator[Storage]:
+    """The storage of an Open, closed in the end."""
     from infinitfs.storage.open import open_storage
-    from infinitfs.storage.retry import RetryStorage
 
     backend = open_storage(opening.record, opening.account, connections=opening.connections)
-    retried = RetryStorage(
-        backend, deadline=opening.deadline, put_deadline=min(_PUT_DEADLINE, opening.deadline), random=random.random
-    )
-    storage = LimitStorage(retried, upload=opening.upload_limit, download=opening.download_limit, connections=None)
     try:
-        yield storage
+        yield decorated(backend, opening, ledger)
     finally:
-        await storage.aclose()
+        await backend.aclose()
+
+
+def decorated(backend: Storage, opening: Open, ledger: Ledger) -> Storage:
+    """`backend` with every request noted in `ledger`, limited and retried."""
+    return RetryStorage(
+        LimitStorage(
+            TraceStorage(backend, ledger.note), upload=opening.upload_limit, download=opening.download_limit
+        ),
+        deadline=opening.deadline,
+        put_deadline=min(_PUT_DEADLINE, opening.deadline),
+        random=random.random,
+        connections=opening.connections,
+    )
 
 
 def _harden() -> None:
@@ -196,11 +209,10 @@ def _harden() -> None:
     only when the parent closes the stream (prctl(2))."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    keep_secrets()
     libc = ctypes.CDLL(None, use_errno=True)
-    for option, value in ((_PR_SET_PDEATHSIG, signal.SIGKILL), (_PR_SET_DUMPABLE, 0)):
-        if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), f"prctl {option}")
+    if libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
 
 
 def main() -> None:
@@ -212,7 +224,7 @@ def main() -> None:
 
     async def run() -> None:
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
-        await serve(stream, _decorated, Threads(_FILE_THREADS))
+        await serve(stream, _opened, Threads(_FILE_THREADS))
 
     trio.run(run)
 

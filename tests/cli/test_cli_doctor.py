@@ -2,22 +2,38 @@
 
 import json
 import os
+import resource
+import shutil
 import stat
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from infinitfs import __version__
 from infinitfs.cli import doctor
 from infinitfs.cli.doctor import (
     check_allow_other,
+    check_clock,
     check_device,
     check_folder,
     check_fusermount,
+    check_limits,
     check_mounts,
     check_permissions,
+    check_state,
+    check_unit,
+    check_units,
     mountpoints,
+    units,
 )
-from tests.support.mounts import Run
+from infinitfs.errors import MountSilent
+from tests.support.mounts import Mounts, Run, status_of
+
+VOLUME = "6472697665".ljust(32, "0")
 
 MOUNTINFO = (
     "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
@@ -35,10 +51,16 @@ def test_the_device(tmp_path: Path) -> None:
     assert check_device(device).outcome == "ok"
 
 
-def test_the_mount_helper() -> None:
-    assert check_fusermount("/usr/bin/fusermount3", root=False).outcome == "ok"
-    assert check_fusermount(None, root=False).outcome == "failed"
-    assert check_fusermount(None, root=True).outcome == "warning"
+def test_the_mount_helper(tmp_path: Path) -> None:
+    helper = tmp_path / "fusermount3"
+    helper.touch(mode=0o755)
+    assert check_fusermount(str(helper), root=True).outcome == "ok"
+    plain = check_fusermount(str(helper), root=False)
+    assert (plain.outcome, plain.remedy) == ("failed", f"chmod u+s {helper}, as root")
+    helper.chmod(0o4755)
+    assert check_fusermount(str(helper), root=False).outcome == "ok"
+    for root in (True, False):
+        assert check_fusermount(None, root=root).outcome == "failed"
 
 
 @pytest.mark.parametrize(
@@ -49,6 +71,30 @@ def test_mounts_for_others(tmp_path: Path, text: str, outcome: str) -> None:
     assert check_allow_other(configuration).outcome == "warning"
     configuration.write_text(text)
     assert check_allow_other(configuration).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("limited", "soft", "remedy"),
+    [
+        (resource.RLIMIT_NOFILE, 256, "ulimit -n 4096, then mount"),
+        (resource.RLIMIT_FSIZE, 2**40, "ulimit -f unlimited, then mount"),
+        (resource.RLIMIT_AS, 2**28, "ulimit -v unlimited, then mount"),
+        (resource.RLIMIT_NOFILE, 1024, ""),
+        (resource.RLIMIT_AS, 2**33, ""),
+    ],
+)
+def test_limits_of_a_process(limited: int, soft: int, remedy: str) -> None:
+    def limit(what: int) -> tuple[int, int]:
+        return (soft if what == limited else resource.RLIM_INFINITY), resource.RLIM_INFINITY
+
+    finding = check_limits(limit)
+    assert (finding.outcome, finding.remedy) == ("warning" if remedy else "ok", remedy)
+
+
+def test_the_clock() -> None:
+    assert check_clock(0).outcome == "ok"
+    unkept = check_clock(5)
+    assert unkept.outcome == "warning" and unkept.remedy
 
 
 def test_permissions_of_records(run: Run, home: Path) -> None:
@@ -62,10 +108,21 @@ def test_permissions_of_records(run: Run, home: Path) -> None:
     assert finding.remedy == f"chmod -R go= {home / 'config'}"
 
 
+def test_records_of_another_user(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("user", "create", "alice")
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    finding = check_permissions(home / "config")
+    assert finding.outcome == "failed"
+    assert "belongs to another user" in finding.detail and finding.remedy
+
+
 def test_space_and_access(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_folder("state", tmp_path / "not" / "there").outcome in ("ok", "warning")
     monkeypatch.setattr(doctor, "_ENOUGH_SPACE", 2**62)
     assert check_folder("cache", tmp_path).outcome == "warning"
+    monkeypatch.setattr(doctor, "_ENOUGH_SPACE", 0)
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=9, f_frsize=4096, f_files=1000, f_favail=3))
+    assert check_folder("cache", tmp_path).detail == f"3 more files fit in {tmp_path}"
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert check_folder("cache", tmp_path).outcome == "failed"
 
@@ -91,11 +148,66 @@ def test_a_dead_and_a_hanging_mount(
     assert "does not answer" in check_mounts([str(tmp_path)]).detail
 
 
+# --- mounts ---
+
+
+def test_a_mount_s_own_account() -> None:
+    state = status_of(VOLUME, "/d")
+    well = check_state({**state, "version": __version__})
+    assert (well.check, well.outcome, well.detail) == ("mount drive", "ok", f"ready at /d, version {__version__}")
+    other = check_state({**state, "version": "0.0.1"})
+    assert (other.outcome, other.remedy) == ("warning", "infinitfs unmount /d, then mount again")
+    older = {name: value for name, value in state.items() if name != "version"}
+    assert check_state(older).detail == f"runs version an older one, installed is {__version__}"
+    away = check_state({**state, "state": "offline", "trouble": "It cannot be reached: check the network."})
+    assert (away.outcome, away.detail, away.remedy) == ("failed", "offline", "It cannot be reached: check the network.")
+
+
+@pytest.mark.usefixtures("healthy")
+def test_mounts_are_asked(run: Run, mounts: Mounts, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts.mountpoints[VOLUME] = "/d"
+    assert "mount drive: " in run("doctor").stdout
+
+    def silent(*_: Any, **__: Any) -> Iterator[dict[str, Any]]:
+        raise MountSilent(reason="nothing came in 10 s")
+
+    monkeypatch.setattr(sys.modules["infinitfs.mount.control"], "ask", silent)
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert f"failed   mount {VOLUME}: says nothing\n         what to do: The mount does not answer" in result.stdout
+
+
+def test_units() -> None:
+    shown = (
+        "Id=infinitfs@a.service\nActiveState=active\nSubState=running\nNeedDaemonReload=no\n\n"
+        "Id=infinitfs@b.service\nActiveState=failed\nSubState=failed\nNeedDaemonReload=no\n\n"
+        "Id=infinitfs@c.service\nActiveState=activating\nSubState=auto-restart\nNeedDaemonReload=no\n\n"
+        "Id=infinitfs@d.service\nActiveState=active\nSubState=running\nNeedDaemonReload=yes\n"
+    )
+    well, failed, again, changed = (check_unit(unit) for unit in units(shown))
+    assert (well.check, well.outcome, well.detail) == ("unit infinitfs@a.service", "ok", "active")
+    assert failed.remedy.startswith("journalctl -u infinitfs@b.service")
+    assert (again.outcome, again.detail) == ("failed", "it fails again and again")
+    assert (changed.outcome, changed.remedy) == ("warning", "systemctl daemon-reload")
+    assert check_unit(units(shown)[3], "--user").remedy == "systemctl --user daemon-reload"
+    assert units("") == []
+
+
+def test_without_systemd_nothing_is_said_of_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    assert list(check_units(root=True)) == []
+
+
+# --- all of it ---
+
+
 @pytest.fixture
 def healthy(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with FUSE, whichever this is."""
-    for name in ("check_device", "check_fusermount", "check_allow_other", "check_folder", "check_mounts"):
+    machine = ("check_device", "check_fusermount", "check_allow_other", "check_limits", "check_clock")
+    for name in (*machine, "check_folder", "check_mounts"):
         monkeypatch.setattr(doctor, name, lambda *_, name=name, **__: doctor.Finding(name, "ok", "fine"))
+    monkeypatch.setattr(doctor, "check_units", lambda **_: ())
 
 
 @pytest.mark.usefixtures("healthy")
@@ -152,3 +264,19 @@ def test_a_damaged_record_is_a_finding_among_others(run: Run, home: Path) -> Non
     assert rows["records"]["outcome"] == "failed"
     assert "alice.json" in rows["records"]["remedy"]
     assert rows["permissions"]["outcome"] == "ok"
+
+
+@pytest.mark.usefixtures("healthy")
+def test_a_key_that_may_not_write(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def rights(*_: Any) -> dict[str, bool]:
+        return {"list": True, "read": True, "write": False, "delete": False}
+
+    monkeypatch.setattr("infinitfs.storage.probe_s3.rights", rights)
+    run("user", "create", "alice")
+    run("credentials", "add", "--aws", "s3-user", input="ID\nsecret\n")
+    where = ("--account", "s3-user", "--region", "eu-west-1", "--bucket", "bbb")
+    run("storage", "create", "--s3", "far", *where, "--no-check")
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert "failed   storage far: the key may not write, delete" in result.stdout
+    assert "`infinitfs storage policy far` prints" in result.stdout

@@ -1,7 +1,6 @@
 """`infinitfs mount`, `unmount`, `status` and `quickstart`, over a `mount/` that only records what it is
 asked."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -168,19 +167,6 @@ def test_unmount_shows_progress_at_a_terminal(environ: dict[str, str], tmp_path:
         assert "kB" in console.seen
         assert f"Unmounted {tmp_path}." in console.seen
         assert "\x1b[3" not in console.seen  # no colour where NO_COLOR asks for none
-
-
-def test_status_of_one_of_all_and_of_none(run: Run, mounts: Mounts, drive: Path) -> None:
-    nothing = run("status")
-    assert (nothing.exit_code, nothing.stdout, nothing.stderr) == (0, "", "Nothing is mounted.\n")
-    run("mount", "drive", str(drive))
-    heading, row = run("status").stdout.splitlines()
-    assert heading.split()[:2] == ["VOLUME", "MOUNTED"]
-    assert row.startswith(f"drive   {drive}  ready  1.50 MB in 2 packs  never")
-    assert "10.0 MB of 20.0 MB, 75% hits" in run("status", str(drive)).stdout
-    for arguments in ([], [str(drive)]):
-        assert json.loads(run("status", *arguments, "--json").stdout)["pid"] == 4242
-    assert run("status", str(drive / "elsewhere")).exit_code == 10
 
 
 # --- quickstart ---

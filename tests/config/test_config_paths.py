@@ -41,7 +41,7 @@ def test_variables_of_the_specification() -> None:
         config=Path("/c/infinitfs"),
         state=Path("/s/infinitfs"),
         cache=Path("/home/alice/.cache/infinitfs"),
-        runtime=Path("/run/user/1/infinitfs"),
+        runtime=Path("/s/infinitfs/run"),  # wherever a service or a login has its own
     )
 
 

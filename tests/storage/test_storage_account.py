@@ -1,15 +1,17 @@
 """Accounts keep their secrets to themselves, and resolve to what they name."""
 
 import io
+import logging
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
 import pytest
-from botocore.credentials import Credentials
+from botocore.credentials import Credentials, RefreshableCredentials
 from rich.pretty import pretty_repr
 
 from infinitfs.config.model import FilesystemStorageRecord, S3StorageRecord
-from infinitfs.errors import AccessDenied, UsageError
+from infinitfs.errors import AccessDenied, NoKey, NotFound, ObjectNotFound, RoleRefused, UsageError
 from infinitfs.storage.account import (
     Account,
     Environment,
@@ -22,7 +24,9 @@ from infinitfs.storage.account import (
 from infinitfs.storage.filesystem import FilesystemStorage
 from infinitfs.storage.open import open_storage
 from infinitfs.storage.s3 import S3Storage
+from tests.support.s3_server import S3Server
 
+REGION = "eu-west-1"
 SECRET, TOKEN = "wJalrXUtnFEMI", "FwoGZXIvYXdzE"
 STATIC = StaticKeys(access_key_id="AKIAEXAMPLE", secret_access_key=SECRET, session_token=TOKEN)
 BUCKET = S3StorageRecord(name="s", account="a", region="eu-west-1", bucket="bucket", path="p", created="")
@@ -41,7 +45,7 @@ def bare_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def credentials_of(account: Account) -> Credentials:
-    found = session(account).get_credentials()
+    found = session(account, REGION).get_credentials()
     assert found is not None
     return found
 
@@ -81,7 +85,7 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAENV")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "env")
     assert credentials_of(Environment()).access_key == "AKIAENV"
-    assert session(InstanceRole()).get_credentials() is None
+    assert session(InstanceRole(), REGION).get_credentials() is None
 
 
 def test_a_role_is_assumed_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,14 +93,86 @@ def test_a_role_is_assumed_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) ->
     assert credentials_of(Role("arn:aws:iam::123456789012:role/drive")).method == "assume-role"
 
 
+def as_source(keys: StaticKeys, server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", keys.access_key_id)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", keys.secret_access_key)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", server.endpoint)
+
+
+async def test_a_role_s_keys_are_renewed_before_they_end(
+    s3_server: S3Server, s3_record: S3StorageRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_source(s3_server.add_user("sts:AssumeRole"), s3_server, monkeypatch)
+    role = Role(s3_server.add_role("s3:GetObject", "s3:ListBucket"))
+    storage = S3Storage(s3_record, role)
+    keys = storage._client._request_signer._credentials  # type: ignore[attr-defined]
+    assert isinstance(keys, RefreshableCredentials)
+    s3_server.requests.clear()
+    for _ in range(2):
+        with pytest.raises(ObjectNotFound):
+            await storage.get("a")
+    keys._expiry_time = datetime.now(UTC) + timedelta(minutes=5)
+    with pytest.raises(ObjectNotFound):
+        await storage.get("a")
+    with pytest.raises(AccessDenied, match="not allowed"):
+        await storage.put("a", b"what the role may not")
+    first, second, third, fourth = (request.access_key_id for request in s3_server.requests)
+    assert first == second != third == fourth
+    assert first.startswith("ASIA")
+    await storage.aclose()
+
+
+async def test_a_role_that_may_not_be_assumed(
+    s3_server: S3Server, s3_record: S3StorageRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_source(s3_server.add_user("s3:*"), s3_server, monkeypatch)
+    role = s3_server.add_role("s3:*")
+    storage = S3Storage(s3_record, Role(role))
+    with pytest.raises(RoleRefused, match=f"{role} cannot be assumed"):
+        await storage.get("a")
+    await storage.aclose()
+
+
+async def test_temporary_keys_come_with_their_token(s3_server: S3Server, s3_record: S3StorageRecord) -> None:
+    """Without it the service knows nobody of that name."""
+    temporary = s3_server.temporary("s3:*")
+    assert temporary.session_token
+    storage = S3Storage(s3_record, temporary)
+    await storage.put("a", b"1")
+    await storage.aclose()
+
+
+async def test_no_log_of_any_level_has_a_secret(
+    s3_server: S3Server,
+    s3_record: S3StorageRecord,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for name in ("", "botocore", "boto3", "urllib3"):
+        caplog.set_level(logging.DEBUG, name or None)
+    as_source(s3_server.account, s3_server, monkeypatch)
+    temporary = s3_server.temporary("s3:*")
+    for account in (s3_server.account, temporary, Role(s3_server.add_role("s3:*"))):
+        storage = S3Storage(s3_record, account)
+        await storage.put("a", b"1")
+        with pytest.raises(ObjectNotFound):
+            await storage.get("none")
+        credentials = storage._client._request_signer._credentials.get_frozen_credentials()  # type: ignore[attr-defined]
+        for secret in filter(None, (credentials.secret_key, credentials.token)):
+            assert secret not in caplog.text
+        await storage.aclose()
+    assert s3_server.secret_access_key not in caplog.text
+    assert "urllib3" in caplog.text
+
+
 async def test_missing_credentials_are_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     accounts: list[Account] = [Environment(), InstanceRole(), Role("arn:aws:iam::123456789012:role/drive")]
     for account in accounts:
         storage = open_storage(BUCKET, account)
-        with pytest.raises(AccessDenied, match="Unable to locate credentials"):
+        with pytest.raises(NoKey, match="Unable to locate credentials"):
             await storage.get("a")
         await storage.aclose()
-    with pytest.raises(AccessDenied, match="nowhere"):
+    with pytest.raises(NotFound, match='profile "nowhere"'):
         open_storage(BUCKET, Profile("nowhere"))
 
 

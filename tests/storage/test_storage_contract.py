@@ -6,6 +6,7 @@ import trio.testing
 
 from infinitfs.errors import DamagedObject, ObjectExists, ObjectNotFound, UsageError
 from infinitfs.storage.base import Storage
+from tests.support.real_server import needs_server
 
 KEY = "0123abcd/packs/4f/4f00"
 
@@ -152,7 +153,9 @@ async def test_list_of_nothing(storage: Storage) -> None:
     assert await keys(storage, "journal/") == []
 
 
-@pytest.mark.parametrize("storage", ["memory", "filesystem", "s3"], indirect=True)
+@pytest.mark.parametrize(
+    "storage", ["memory", "filesystem", "s3", pytest.param("server", marks=needs_server)], indirect=True
+)
 async def test_list_of_more_than_a_page(storage: Storage) -> None:
     names = [f"v/journal/{number:08}" for number in range(1003)]
     await storage.put("v/checkpoints/1", b"")

@@ -1,4 +1,4 @@
-"""LimitStorage: bandwidth and calls at once, on a clock that jumps."""
+"""LimitStorage: bandwidth, on a clock that jumps."""
 
 import pytest
 import trio
@@ -6,7 +6,8 @@ import trio.testing
 
 from infinitfs.storage.limit import LimitStorage
 from infinitfs.storage.memory import MemoryStorage
-from tests.support.faults import Delay, FaultyStorage
+from infinitfs.storage.retry import RetryStorage
+from tests.support.faults import FailBefore, FaultyStorage, script
 
 
 async def test_uploads_keep_to_the_rate(autojump_clock: trio.testing.MockClock) -> None:
@@ -72,23 +73,25 @@ async def test_no_limit(autojump_clock: trio.testing.MockClock) -> None:
     assert trio.current_time() == 0
 
 
-async def test_calls_at_once(autojump_clock: trio.testing.MockClock) -> None:
-    storage = LimitStorage(FaultyStorage(MemoryStorage(), lambda call: Delay(1)), connections=2)
+async def test_a_burst_is_spread_however_many_send_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    ended: list[float] = []
+    storage = LimitStorage(MemoryStorage(), upload=1000)
+
+    async def send(number: int) -> None:
+        await storage.put(f"{number}", bytes(250))
+        ended.append(trio.current_time())
+
     async with trio.open_nursery() as nursery:
-        for number in range(3):
-            nursery.start_soon(storage.put, f"{number}", b"")
-            nursery.start_soon(storage.delete, f"{number}")
-    assert trio.current_time() == pytest.approx(3)
+        for number in range(100):
+            nursery.start_soon(send, number)
+    for first in range(100):
+        for last in range(first, 100):
+            moved = 250 * (last - first + 1)
+            assert moved <= 1000 * (ended[last] - ended[first]) + 250 + 1e-6
 
 
-async def test_a_list_holds_no_connection_while_its_caller_works(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    inner = MemoryStorage()
-    storage = LimitStorage(inner, connections=1)
-    for name in ("a", "b"):
-        await storage.put(name, b"")
-    with trio.fail_after(1):
-        async for info in storage.list(""):
-            await storage.delete(info.key)
-    assert inner.objects == {}
+async def test_what_is_sent_again_is_paid_for_again(autojump_clock: trio.testing.MockClock) -> None:
+    faulty = FaultyStorage(MemoryStorage(), script(FailBefore(), FailBefore()))
+    storage = RetryStorage(LimitStorage(faulty, upload=1000), deadline=60, random=lambda: 0.0)
+    await storage.put("a", bytes(1000))
+    assert trio.current_time() == pytest.approx(2)

@@ -9,10 +9,14 @@ import trio.testing
 
 from infinitfs.errors import (
     AccessDenied,
+    BucketElsewhere,
+    ClockWrong,
     DamagedObject,
     InfinitfsError,
+    KeyExpired,
     ObjectExists,
     ObjectNotFound,
+    StorageBusy,
     StorageFailed,
     StorageRejected,
     StorageUnreachable,
@@ -71,8 +75,8 @@ async def test_the_last_error_is_raised_at_the_deadline(autojump_clock: trio.tes
     with pytest.raises(StorageFailed):
         await patient(faulty, deadline=30).size("a")
     assert trio.current_time() <= 30
-    # 0.1 + 0.2 + ... + 12.8 s fit, the 20 s after them do not.
-    assert len(faulty.calls) == 9
+    # 0.1 + 0.2 + ... + 3.2 s and four of 5 s fit, a fifth does not.
+    assert len(faulty.calls) == 11
 
 
 async def test_a_partition_that_ends_in_time(autojump_clock: trio.testing.MockClock) -> None:
@@ -98,6 +102,150 @@ async def test_lasting_errors_are_not_repeated(error: InfinitfsError, autojump_c
         await patient(faulty).get("a")
     assert len(faulty.calls) == 1
     assert trio.current_time() == 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyExpired(storage="s", reason="the session token has expired"),
+        ClockWrong(storage="s", action="read", off="wrong"),
+        BucketElsewhere(bucket="b", region="r", remedy="look"),
+        StorageBusy(storage="s", action="read", reason="SlowDown"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_whatever_may_pass_is_repeated(error: InfinitfsError, autojump_clock: trio.testing.MockClock) -> None:
+    inner = MemoryStorage()
+    await inner.put("a", b"1")
+    assert await patient(FaultyStorage(inner, script(FailBefore(lambda: error)))).get("a") == b"1"
+
+
+async def test_patience_begins_with_the_first_failure(autojump_clock: trio.testing.MockClock) -> None:
+    """An attempt that took long before it failed, for want of bandwidth or in a connection that hung, is repeated."""
+    inner = MemoryStorage()
+    await inner.put("a", b"1")
+
+    class Slow(FaultyStorage):
+        async def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+            await trio.sleep(100)
+            return await super().get(key, start, length)
+
+    assert await patient(Slow(inner, script(FailBefore())), deadline=30).get("a") == b"1"
+    assert 200 < trio.current_time() < 201
+
+
+async def test_calls_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    slow = FaultyStorage(MemoryStorage(), lambda call: Delay(1))
+    storage = RetryStorage(slow, deadline=60, random=lambda: 1.0, connections=2)
+    async with trio.open_nursery() as nursery:
+        for number in range(3):
+            nursery.start_soon(storage.put, f"{number}", b"")
+            nursery.start_soon(storage.delete, f"{number}")
+    assert trio.current_time() == pytest.approx(3)
+
+
+async def test_a_list_holds_no_connection_while_its_caller_works(autojump_clock: trio.testing.MockClock) -> None:
+    inner = MemoryStorage()
+    storage = RetryStorage(inner, deadline=60, random=lambda: 1.0, connections=1)
+    for name in ("a", "b"):
+        await storage.put(name, b"")
+    with trio.fail_after(1):
+        async for info in storage.list(""):
+            await storage.delete(info.key)
+    assert inner.objects == {}
+
+
+def busy() -> InfinitfsError:
+    return StorageBusy(storage="faulty", action="go on", reason="SlowDown")
+
+
+async def test_a_busy_service_is_sent_few_requests_and_many_as_soon_as_it_takes_them(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A minute in which everything is refused, in the middle of 64 callers who never stop: what arrives in it, and
+    how soon all is as before."""
+    arrived: list[float] = []
+    done: list[float] = []
+    storm = (10.0, 70.0)
+
+    class Service(MemoryStorage):
+        async def size(self, key: str) -> int:
+            arrived.append(trio.current_time())
+            refuses = storm[0] <= trio.current_time() < storm[1]
+            await trio.sleep(0.001 if refuses else 0.1)
+            if refuses:
+                raise busy()
+            return 1
+
+    source = random.Random(1)
+    storage = RetryStorage(Service(), deadline=30, random=source.random, connections=32)
+
+    async def call() -> None:
+        while True:
+            with suppress(StorageBusy):
+                await storage.size("a")
+                done.append(trio.current_time())
+
+    with trio.move_on_after(80):
+        async with trio.open_nursery() as nursery:
+            for _ in range(64):
+                nursery.start_soon(call)
+
+    def rate(times: list[float], begin: float, end: float) -> float:
+        return sum(begin <= time < end for time in times) / (end - begin)
+
+    before = rate(done, 0, 10)
+    assert before > 300
+    assert rate(arrived, *storm) < 2
+    assert rate(done, 75, 80) > 0.9 * before, "5 s after its end"
+
+
+async def test_a_service_that_allows_less_gets_what_it_allows(autojump_clock: trio.testing.MockClock) -> None:
+    """No more than 10 at once: most of what that gives is used, and little is refused."""
+    count = {"in": 0, "refused": 0, "done": 0}
+
+    class Small(MemoryStorage):
+        async def size(self, key: str) -> int:
+            if count["in"] == 10:
+                count["refused"] += 1
+                await trio.sleep(0.002)
+                raise busy()
+            count["in"] += 1
+            await trio.sleep(0.1)
+            count["in"] -= 1
+            count["done"] += 1
+            return 1
+
+    storage = RetryStorage(Small(), deadline=30, random=random.Random(1).random, connections=32)
+
+    async def call() -> None:
+        while True:
+            await storage.size("a")
+
+    with trio.move_on_after(60):
+        async with trio.open_nursery() as nursery:
+            for _ in range(40):
+                nursery.start_soon(call)
+    assert count["done"] > 0.6 * 10 / 0.1 * 60
+    assert count["refused"] < 0.02 * count["done"]
+
+
+async def test_the_gate_waits_no_longer_than_patience(autojump_clock: trio.testing.MockClock) -> None:
+    faulty = FaultyStorage(MemoryStorage(), lambda call: FailBefore(busy))
+    storage = patient(faulty, deadline=30)
+    ended: list[float] = []
+
+    async def call() -> None:
+        with pytest.raises(StorageBusy):
+            await storage.size("a")
+        ended.append(trio.current_time())
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(100):
+            nursery.start_soon(call)
+    assert len(ended) == 100
+    assert max(ended) < 31
+    assert len(faulty.calls) < 100
 
 
 @pytest.mark.parametrize("data", [b"mine", bytearray(b"mine"), memoryview(b"mine")])

@@ -19,6 +19,7 @@ from infinitfs.errors import (
     UsageError,
 )
 from infinitfs.storage.base import Buffer, ObjectInfo, Storage
+from infinitfs.storage.ledger import Ledger, Usage
 from infinitfs.storage.memory import MemoryStorage
 from infinitfs.transfer.base import Transfer
 from infinitfs.transfer.client import TransferClient, local_transfer
@@ -82,7 +83,7 @@ async def mortal_transfer(storage: DyingStorage) -> AsyncIterator[TransferClient
         ours, theirs = memory_stream_pair()
         storage.stream = theirs
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(serve, theirs, lambda _: contextlib.nullcontext(storage), inline)
+            nursery.start_soon(serve, theirs, lambda *_: contextlib.nullcontext(storage), inline)
             yield ours
             nursery.cancel_scope.cancel()
 
@@ -125,7 +126,9 @@ async def test_files_go_up_and_come_down(tmp_path: Path) -> None:
         (tmp_path / "whole").write_bytes(b"what an earlier attempt left")
         await client.download("packs/a", 0, len(pack), tmp_path / "whole")
         assert (client.stats.uploaded, client.stats.downloaded) == (len(pack), len(pack) + 5000)
-        assert client.stats.requests == {"upload": 1, "download": 2}
+        assert client.stats.calls == {"upload": 1, "download": 2}
+        assert client.stats.ledger.requests["put"] == Usage(1, len(pack))
+        assert client.stats.ledger.requests["get"] == Usage(2, len(pack) + 5000)
     assert storage.objects["packs/a"] == pack
     assert (tmp_path / "part").read_bytes() == pack[1000:6000]
     assert (tmp_path / "whole").read_bytes() == pack
@@ -319,7 +322,7 @@ async def test_requests_made_while_the_worker_is_away_are_sent_when_it_is_back(
 
 async def test_a_storage_that_cannot_be_opened_says_why() -> None:
     @contextlib.asynccontextmanager
-    async def refuse(opening: Open) -> AsyncIterator[Storage]:
+    async def refuse(opening: Open, _: Ledger) -> AsyncIterator[Storage]:
         if opening.record.name == "test":
             raise UsageError(problem='There is no "test".')
         yield MemoryStorage()

@@ -1,0 +1,162 @@
+"""Lines to far places: addresses at which this machine finds itself, each a round trip away.
+
+Above: `__main__`, tests of `infinitfs benchmark regions`. Below: a TUN device (Linux,
+Documentation/networking/tuntap.rst); making one takes root. `python -m benchmarks.regions.line '{"ADDRESS": SECONDS}'`.
+
+A packet for a far address waits and comes back with source and destination exchanged. So a connection to
+`198.18.1.3:9000` is one from `198.18.1.3` to whatever listens at `198.18.0.1:9000`; both ends are this machine, no
+checksum changes, and the kernel's own TCP runs over the line, with its windows, slow start and retransmissions.
+Invariant: packets of a line keep their order; each waits for its turn, for as long as its bytes take at the line's
+rate (both ways share it), and for half of the round trip. Where the queue is full it is dropped, as a router does it.
+
+198.18.0.0/15 is set aside for benchmarks (RFC 2544), so no route of this machine leads there.
+"""
+
+import fcntl
+import heapq
+import json
+import os
+import select
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+HERE = "198.18.0.1"
+"""The address of this machine on every line: servers listen here."""
+
+DEVICE = "infinitfs-line"
+RATE = 25e6
+"""Bytes a second: a good line of a house."""
+
+_MASK = "255.254.0.0"
+_MTU = 1500
+_QUEUE = 0.2  # seconds of bytes that may wait for the line
+_ROOT = Path(__file__).resolve().parents[2]
+# linux/if_tun.h, linux/sockios.h
+_TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
+_SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFNETMASK, _SIOCSIFMTU, _SIOCSIFTXQLEN = 0x8914, 0x8916, 0x891C, 0x8922, 0x8943
+_IFF_UP = 0x1
+_WAITING = 10_000  # packets that may wait for this program
+_AT_ONCE = 64  # of them are taken before those whose time has come go on
+
+
+def far(number: int) -> str:
+    """The address of line `number`, from 0 on."""
+    return f"198.18.1.{number + 1}"
+
+
+def missing() -> str:
+    """Why there can be no line here, or nothing."""
+    if os.geteuid():
+        return "making a network device takes root"
+    return "" if Path("/dev/net/tun").exists() else "there is no /dev/net/tun here"
+
+
+@contextmanager
+def lines(round_trips: Sequence[float], rate: float = RATE) -> Iterator[list[str]]:
+    """For the block, lines with these round trips in seconds; yields their addresses."""
+    addresses = {far(number): seconds for number, seconds in enumerate(round_trips)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.regions.line", json.dumps(addresses), str(rate)],
+        cwd=_ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        if not process.stdout.readline():
+            raise RuntimeError("there is no line")
+        yield list(addresses)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+
+
+def measured_round_trip(address: str, port: int, count: int = 10) -> float:
+    """The median time of a TCP connect, in seconds, by a plain blocking socket: what the line really does."""
+    times = []
+    for _ in range(count):
+        began = time.perf_counter()
+        with socket.create_connection((address, port)):
+            times.append(time.perf_counter() - began)
+    return sorted(times)[count // 2]
+
+
+class Line:
+    """What happens to a packet, whichever way it goes. A core: times are arguments, in seconds of any one clock."""
+
+    def __init__(self, delay: float, rate: float) -> None:
+        self._delay = delay
+        self._rate = rate
+        self._free_at = 0.0
+
+    def enter(self, now: float, size: int) -> float | None:
+        """When a packet of `size` bytes that enters now comes out; None where the queue is full."""
+        start = max(now, self._free_at)
+        if start - now > _QUEUE:
+            return None
+        self._free_at = start + size / self._rate
+        return self._free_at + self._delay
+
+
+def open_device() -> int:
+    """The TUN device, up; its descriptor. It goes when that is closed. Raises OSError."""
+    device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    name = DEVICE.encode()
+    fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH22x", name, _IFF_TUN | _IFF_NO_PI))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        for request, address in ((_SIOCSIFADDR, HERE), (_SIOCSIFNETMASK, _MASK)):
+            packed = struct.pack("16sHH4s16x", name, socket.AF_INET, 0, socket.inet_aton(address))
+            fcntl.ioctl(control, request, packed)
+        fcntl.ioctl(control, _SIOCSIFMTU, struct.pack("16si20x", name, _MTU))
+        fcntl.ioctl(control, _SIOCSIFTXQLEN, struct.pack("16si20x", name, _WAITING))
+        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH22x", name, _IFF_UP))
+    return device
+
+
+def run(device: int, round_trips: Mapping[str, float], rate: float, until: int) -> None:
+    """Carry packets until the descriptor `until` ends."""
+    paths = {socket.inet_aton(address): Line(seconds / 2, rate) for address, seconds in round_trips.items()}
+    waiting: list[tuple[float, int, bytes]] = []
+    serial = 0
+    while True:
+        patience = max(waiting[0][0] - time.monotonic(), 0) if waiting else None
+        ready, _, _ = select.select([device, until], [], [], patience)
+        if until in ready:
+            return
+        for packet in _arrived(device) if device in ready else ():
+            source, target = packet[12:16], packet[16:20]
+            path = paths.get(target) if packet[0] >> 4 == 4 else None
+            due = path.enter(time.monotonic(), len(packet)) if path is not None else None
+            if due is not None:
+                serial += 1
+                heapq.heappush(waiting, (due, serial, packet[:12] + target + source + packet[20:]))
+        now = time.monotonic()
+        while waiting and waiting[0][0] <= now:
+            os.write(device, heapq.heappop(waiting)[2])
+
+
+def _arrived(device: int) -> Iterator[bytes]:
+    with suppress(BlockingIOError):
+        for _ in range(_AT_ONCE):
+            yield os.read(device, _MTU)
+
+
+def main(addresses: str, rate: str) -> None:
+    """Until standard input ends."""
+    os.nice(-10)  # what waits for a processor is longer than it says
+    device = open_device()
+    print("open", flush=True)
+    run(device, json.loads(addresses), float(rate), sys.stdin.fileno())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

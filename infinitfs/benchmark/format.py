@@ -1,0 +1,23 @@
+"""Measured quantities as people read them.
+
+Above: `plot`, `regions`, `storage`, `cli/benchmark`. Below: `config/sizes`.
+Invariant: three digits, and the unit with them.
+"""
+
+from infinitfs.benchmark.summary import Unit
+from infinitfs.config.sizes import format_size
+
+
+def format_seconds(seconds: float) -> str:
+    """`0.41 ms`, `12.3 ms`, `1.20 s`."""
+    value, unit = (seconds * 1000, "ms") if seconds < 0.9995 else (seconds, "s")
+    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"
+
+
+def format_quantity(value: float, unit: Unit) -> str:
+    """A duration, a rate of bytes (`12.3 MB/s`), or one of events (`4300/s`)."""
+    if unit == "s":
+        return format_seconds(value)
+    if unit == "B/s":
+        return f"{format_size(round(value))}/s"
+    return f"{value:.{0 if value >= 10 else 1}f}/s"

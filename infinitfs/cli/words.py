@@ -1,0 +1,55 @@
+"""What can be typed in the place of an argument, for a shell's completion.
+
+Above: `base.py`, which gives every command's parameters a type of this module. Below: click, `config/`.
+Invariant: what a parameter stands for is said once, by its metavar: a folder, a file, or the name of a record.
+"""
+
+import os
+from contextlib import suppress
+
+import click
+from click.shell_completion import CompletionItem
+
+from infinitfs.errors import InfinitfsError
+
+_PLACES = {"DIR": "dir", "FILE": "file"}
+_RECORDS = {"USER": "users", "CREDENTIALS": "credentials", "STORAGE": "storages", "VOLUME": "volumes"}
+_NOUNS = {"user": "users", "credentials": "credentials", "storage": "storages", "volume": "volumes", "gc": "volumes"}
+_NEW = frozenset({"create", "add", "import"})  # verbs whose NAME is none that there is
+
+
+class Word(click.types.StringParamType):
+    """A text that stands for one of `kinds`, or for each of them in turn where it may be repeated."""
+
+    def __init__(self, kinds: list[str]) -> None:
+        self._kinds = kinds
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        before = ctx.params.get(param.name or "") if param.nargs == -1 else ()
+        kind = self._kinds[min(len(before or ()), len(self._kinds) - 1)]
+        if kind in _PLACES:
+            return [CompletionItem(incomplete, type=_PLACES[kind])]
+        return [CompletionItem(name) for name in _names(kind, ctx) if name.startswith(incomplete)]
+
+
+def _names(kind: str, ctx: click.Context) -> list[str]:
+    from infinitfs.config.paths import Paths
+    from infinitfs.config.store import Store
+
+    _, *words = ctx.command_path.split()
+    collection = _RECORDS.get(kind) or _NOUNS.get(words[0], "volumes" if words[0] == "mount" else "")
+    if not collection or words[-1] in _NEW and kind == "NAME":
+        return []
+    with suppress(InfinitfsError):
+        names: list[str] = getattr(Store(Paths.from_environment(os.environ)), collection).names()
+        return names
+    return []
+
+
+def give_words(parameters: list[click.Parameter]) -> None:
+    """Let every parameter of plain text whose metavar is known complete."""
+    for parameter in parameters:
+        kinds = (parameter.metavar or "").strip("[]").split()
+        if type(parameter.type) is click.types.StringParamType and kinds:
+            if all(kind in _PLACES or kind in _RECORDS or kind == "NAME" for kind in kinds):
+                parameter.type = Word(kinds)

@@ -1,0 +1,92 @@
+"""The folder that a volume is mounted at: made ready, unmounted, and what the kernel still holds of it.
+
+Above: `daemon`. Below: fusermount3, /proc, one call of libc.
+Invariant: nothing here trusts a folder to answer: a mount whose process was killed fails every look into it, and one
+that hangs never returns from it. Every call may take long, so the loop of a mount makes them in a thread.
+"""
+
+import ctypes
+import errno
+import os
+import select
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+from infinitfs.errors import InUse, MountFailed, UnmountFailed
+from infinitfs.mount.kernel import device_of
+
+_LAYERS = 8  # killed mounts may lie on top of each other; more than this is something else
+
+
+def prepare(directory: Path) -> None:
+    """A folder to mount at: made where it is missing, cleared of what killed mounts left there.
+
+    Raises MountFailed, InUse where something is mounted there that works.
+    """
+    for _ in range(_LAYERS):
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            os.scandir(directory).close()
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:  # that of a mount whose process is gone
+                raise MountFailed(mountpoint=str(directory), reason=error.strerror or str(error)) from None
+            unmount(directory, lazy=True)
+        else:
+            break
+    if is_mounted(directory):
+        raise InUse(what=str(directory), remedy="something is mounted there: unmount it or choose another folder")
+
+
+def is_mounted(directory: Path) -> bool:
+    """Whether anything is mounted at `directory`, by the kernel's table: the folder is not looked into."""
+    place = Path(os.path.realpath(directory.parent), directory.name)
+    return device_of(str(place), Path("/proc/self/mountinfo").read_text(errors="surrogateescape")) is not None
+
+
+def unmount(directory: Path, *, lazy: bool = False) -> None:
+    """Take the mount away, with `lazy` from those that come, while who uses it goes on; done where there is none.
+
+    Raises InUse where a program uses it, UnmountFailed.
+    """
+    command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", str(directory)]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise UnmountFailed(
+            mountpoint=str(directory), reason="fusermount3 is not installed (Debian: apt install fuse3)"
+        ) from None
+    if done.returncode == 0 or not is_mounted(directory):
+        return
+    reason = done.stderr.strip().removeprefix("fusermount3: ") or f"fusermount3: exit status {done.returncode}"
+    if os.strerror(errno.EBUSY) in reason:
+        raise InUse(what=str(directory), remedy=f"close what uses it, then try again ({reason})")
+    raise UnmountFailed(mountpoint=str(directory), reason=reason)
+
+
+def write_back(directory: Path) -> None:
+    """Have the kernel send what programs have written and it still holds; that it arrives is not waited for
+    (syncfs(2); a FUSE filesystem is not told)."""
+    with suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            ctypes.CDLL(None).syncfs(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def is_connected() -> bool:
+    """Whether the kernel still has requests for this process, which serves one mount.
+
+    The connection ends with the last mount of it in any namespace and the last file open on it; from that moment on
+    its descriptor is in error (fuse_dev_poll in Linux's fs/fuse/dev.c), before the loop gets to notice.
+    """
+    connections = select.poll()
+    count = 0
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            if str(descriptor.readlink()) == "/dev/fuse":
+                connections.register(int(descriptor.name), 0)
+                count += 1
+    ended = [number for number, events in connections.poll(0) if events & select.POLLERR]
+    return len(ended) < count
