@@ -27,7 +27,8 @@ from infinitfs.errors import DamagedObject, InfinitfsError, NameTooLong
 from infinitfs.mount.metrics import Timing
 from infinitfs.mount.request import MountRequest
 from infinitfs.volume import acl
-from infinitfs.volume.namespace import NAME_MAX, Inode
+from infinitfs.volume.inodes import Inode
+from infinitfs.volume.namespace import NAME_MAX
 from infinitfs.volume.volume import Volume
 
 _log = logging.getLogger(__name__)
@@ -398,7 +399,7 @@ def _check_xattr(name: bytes) -> None:
 def mount_options(request: MountRequest, name: str) -> set[str]:
     """The options that the kernel's mount gets."""
     options = set(pyfuse3.default_options)
-    options |= {f"fsname={name}", "subtype=infinitfs", "default_permissions", "noatime", *request.flags}
+    options |= {f"fsname=infinitfs:{name}", "subtype=infinitfs", "default_permissions", "noatime", *request.flags}
     if request.allow_other:
         options.add("allow_other")
     if request.read_only:

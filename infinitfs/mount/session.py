@@ -89,7 +89,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     drain_seconds: float | None
     operations: Mapping[str, Timing]
     requests: Mapping[str, Mapping[str, int]]
-    cost: float
+    cost: float | None
     errors: int
     restarts: int
     trouble: str | None
@@ -432,10 +432,14 @@ async def _release(publisher: Publisher) -> None:
 
 def _load(database: Database, namespace: Namespace, blocks: Blocks) -> None:
     def before_commit() -> None:
-        namespace.write_counters()
-        blocks.write_counters()
+        namespace.write_out()
+        blocks.write_out()
 
-    database.before_commit = before_commit
+    def after_rollback() -> None:
+        namespace.forget()
+        blocks.forget()
+
+    database.before_commit, database.after_rollback = before_commit, after_rollback
     namespace.load()
     blocks.load()
 

@@ -3,11 +3,13 @@
 Above: `volume.Volume` (reads, flushes), `collector` (frees packs). Below: `database`. Implements `block.BlockIndex`.
 Invariant: `refs` of a block is the number of extents that name it, `live` of a pack the number of its blocks with
 `refs` > 0; a block without references has a `death`, the position of the record in which the last one went. Blocks of
-a condemned pack are not in the table, so nothing deduplicates against it.
+a condemned pack are not in the table, so nothing deduplicates against it. A new block waits in memory for the end of
+its transaction, or for a statement that reads its row: until then it is counted without one.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from infinitfs.block.index import Location, NewFrame
 from infinitfs.block.pack import Entry
@@ -17,10 +19,24 @@ from infinitfs.volume.database import Database
 END = 2**63 - 1  # behind the last byte any file can have
 
 
+@dataclass(slots=True)
+class _NewBlock:
+    """A row of `blocks` to be."""
+
+    frame: NewFrame
+    pack: int
+    birth: int
+    refs: int = 0
+    death: int | None = None
+
+
 class Blocks:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._connection = database.connection
+        self._new: dict[int, _NewBlock] = {}
+        self._numbers: dict[bytes, int] = {}  # those of the new blocks, by id
+        self._next = 0
         self._packs: dict[str, int] = {}
         self._live: Counter[int] = Counter()
         self.stored = 0
@@ -28,11 +44,28 @@ class Blocks:
 
     def load(self) -> None:
         """Read the totals; again after rows were applied from elsewhere."""
-        self._packs.clear()
+        self.forget()
+        self._next = self._database.value("SELECT seq FROM sqlite_sequence WHERE name = 'blocks'") + 1
         self.stored = self._database.value("SELECT sum(size) FROM packs")
 
-    def write_counters(self) -> None:
-        """Part of every transaction's end."""
+    def forget(self) -> None:
+        """The tables were changed from elsewhere, or are as they were before the transaction."""
+        self._new.clear()
+        self._numbers.clear()
+        self._packs.clear()
+        self._live.clear()
+
+    def write_out(self) -> None:
+        """Part of every transaction's end: the tables are as new as memory when this returns."""
+        rows = []
+        for number, new in self._new.items():
+            id, _, offset, length, size = new.frame
+            rows.append((number, id, new.pack, offset, length, size, new.refs, new.birth, new.death))
+            self._live[new.pack] += new.refs > 0
+        if rows:
+            self._connection.executemany("INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            self._new.clear()
+            self._numbers.clear()
         for pack, change in self._live.items():
             if change:
                 self._connection.execute("UPDATE packs SET live = live + ? WHERE pack = ?", (change, pack))
@@ -43,9 +76,9 @@ class Blocks:
     def find(self, ids: Iterable[bytes]) -> dict[bytes, int]:
         found = {}
         for id in ids:
-            row = self._database.row("SELECT block FROM blocks WHERE id = ?", (id,))
-            if row:
-                found[id] = row[0]
+            number = self._numbers.get(id) or self._database.value("SELECT block FROM blocks WHERE id = ?", (id,))
+            if number:
+                found[id] = number
         return found
 
     def add(self, frames: Sequence[NewFrame]) -> dict[bytes, int]:
@@ -53,12 +86,9 @@ class Blocks:
         added = {}
         for frame in frames:
             pack = self._packs.get(frame.pack) or self._enter_pack(frame.pack)
-            row = self._database.row(
-                "INSERT INTO blocks (id, pack, offset, length, size, refs, birth, death)"
-                " VALUES (?, ?, ?, ?, ?, 0, ?, NULL) RETURNING block",
-                (frame.id, pack, frame.offset, frame.length, frame.size, self._database.position),
-            )
-            added[frame.id] = row[0]
+            added[frame.id] = self._numbers[frame.id] = self._next
+            self._new[self._next] = _NewBlock(frame, pack, self._database.position)
+            self._next += 1
         return added
 
     def _enter_pack(self, name: str) -> int:
@@ -72,6 +102,7 @@ class Blocks:
         return int(row[0])
 
     def locate(self, blocks: Iterable[int]) -> dict[int, Location]:
+        self.write_out()
         located = {}
         for block in blocks:
             row = self._database.row(_LOCATE, (block,))
@@ -93,6 +124,7 @@ class Blocks:
 
     def unfinished(self) -> dict[str, tuple[int, list[Entry]]]:
         """The packs this machine has that the storage may not: size (0 while open) and frames of the open ones."""
+        self.write_out()
         packs: dict[str, tuple[int, list[Entry]]] = {}
         for name, size in self._database.rows("SELECT pack, size FROM staged"):
             packs[bytes(name).hex()] = size, []
@@ -101,6 +133,7 @@ class Blocks:
         return packs
 
     def entries(self, pack: int) -> list[Entry]:
+        self.write_out()
         return [
             Entry(bytes(row[0]), *row[1:])
             for row in self._connection.execute(
@@ -112,34 +145,35 @@ class Blocks:
 
     def extents(self, ino: int, offset: int, end: int) -> list[tuple[Extent, Location]]:
         """What covers `[offset, end)` of a file, in order, with where it lies."""
+        if self._new:
+            self.write_out()
         return [
             (Extent(*row[:4]), _location(row[4:]))
             for row in self._connection.execute(_COVERING, (ino, ino, offset, offset, end))
             if row[0] + row[1] > offset
         ]
 
-    def edit(self, ino: int, edits: Iterable[Edit]) -> int:
-        """Change the extent map of a file; returns by how many bytes what it allocates has grown."""
+    def edit(self, ino: int, edits: Iterable[Edit], allocated: int) -> int:
+        """Change the extent map of a file, of which `allocated` bytes are stored; returns how many are then."""
         self._database.begin()
         changes: Counter[int] = Counter()
-        grown = 0
         for edit in edits:
-            old = [
-                extent
-                for row in self._connection.execute(_OVERLAPPING, (ino, ino, edit.offset, edit.offset, edit.end))
-                if (extent := Extent(*row)).end > edit.offset
-            ]
+            old = self._overlapping(ino, edit) if allocated else []
             new = [*remainders(old, edit.offset, edit.end), *edit.extents]
             for extent in old:
                 self._connection.execute("DELETE FROM extents WHERE ino = ? AND offset = ?", (ino, extent.offset))
                 changes[extent.block] -= 1
-                grown -= extent.length
+                allocated -= extent.length
             for extent in new:
                 self._connection.execute("INSERT INTO extents VALUES (?, ?, ?, ?, ?)", (ino, *extent))
                 changes[extent.block] += 1
-                grown += extent.length
+                allocated += extent.length
         self._count(changes)
-        return grown
+        return allocated
+
+    def _overlapping(self, ino: int, edit: Edit) -> list[Extent]:
+        rows = self._connection.execute(_OVERLAPPING, (ino, ino, edit.offset, edit.offset, edit.end))
+        return [extent for row in rows if (extent := Extent(*row)).end > edit.offset]
 
     def remove_extents(self, ino: int) -> None:
         self._database.begin()
@@ -150,6 +184,11 @@ class Blocks:
     def _count(self, changes: Counter[int]) -> None:
         for block, change in changes.items():
             if not change:
+                continue
+            new = self._new.get(block)
+            if new is not None:
+                new.refs += change
+                new.death = None if new.refs else self._database.position
                 continue
             refs, pack = self._database.row(
                 "UPDATE blocks SET refs = refs + ? WHERE block = ? RETURNING refs, pack", (change, block)

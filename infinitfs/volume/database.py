@@ -55,6 +55,14 @@ class _Connection(apsw.Connection):
                 raise
             raise self.failure(error) from error
 
+    def executemany(self, statements: str, sequenceofbindings: Iterable[Any], **options: Any) -> apsw.Cursor:
+        try:
+            return super().executemany(statements, sequenceofbindings, **options)
+        except apsw.Error as error:
+            if self.failure is None:
+                raise
+            raise self.failure(error) from error
+
 
 class Database:
     """The database at `path`, sealed with the 32-byte `key`."""
@@ -73,6 +81,8 @@ class Database:
         """Bytes of changesets that no record holds yet; set by who opens the journal, and by who seals a record."""
         self.before_commit: Callable[[], None] = lambda: None
         """Called inside every transaction before it ends, to write out what was gathered in memory."""
+        self.after_rollback: Callable[[], None] = lambda: None
+        """Called when a transaction was rolled back: what was gathered in memory is not so."""
         self.in_transaction = False
         self._session: apsw.Session | None = None
         self._commits = 0
@@ -187,6 +197,7 @@ class Database:
         if self.connection.in_transaction:
             apsw.Connection.execute(self.connection, "ROLLBACK")  # that a failure here is not a failure again
         self.in_transaction = False
+        self.after_rollback()
 
     # --- statements ---
 

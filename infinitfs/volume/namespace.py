@@ -1,14 +1,13 @@
 """Inodes, dirents and attributes: the tree of a volume.
 
-Above: `volume.Volume`. Below: `database`. Every method is one synchronous change of the tables: statements on the
-event loop, no await, inside the transaction that `Database.begin` opens.
+Above: `volume.Volume`. Below: `inodes`, `xattrs`, `database`. Every method is one synchronous change of the tables:
+statements on the event loop, no await, inside the transaction that `Database.begin` opens.
 Invariant: after each method link counts, directory times and dirents agree as POSIX.1-2017 states them. An inode
 without links stays until `remove`; `unlinked` lists those that a crash left behind.
 """
 
 import stat
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from infinitfs.errors import (
     DirectoryNotEmpty,
@@ -24,6 +23,8 @@ from infinitfs.errors import (
 )
 from infinitfs.volume import acl
 from infinitfs.volume.database import Database
+from infinitfs.volume.inodes import Inode, Inodes
+from infinitfs.volume.xattrs import Xattrs
 
 ROOT = 1
 NAME_MAX = 255
@@ -35,39 +36,19 @@ RENAME_WHITEOUT = 4
 
 _ENTRY_SIZE = 32  # bytes by which each entry, "." and ".." included, makes a directory larger: a number without a disk
 
-
-class Inode(NamedTuple):
-    """A row of `inodes`. `size` and `allocated` in bytes, times in nanoseconds; `parent` of a directory, whose `size`
-    grows with its entries."""
-
-    ino: int
-    mode: int
-    uid: int
-    gid: int
-    nlink: int
-    size: int
-    allocated: int
-    rdev: int
-    atime: int
-    mtime: int
-    ctime: int
-    created: int
-    parent: int
-    target: bytes | None
-
-    @property
-    def is_directory(self) -> bool:
-        return stat.S_ISDIR(self.mode)
-
-
-_COLUMNS = ", ".join(Inode._fields)
 _JOINED = ", ".join(f"inodes.{field}" for field in Inode._fields)
+_LOOKUP = (
+    f"SELECT dirents.{_JOINED.removeprefix('inodes.')} FROM dirents LEFT JOIN inodes ON inodes.ino = dirents.ino"
+    " WHERE dirents.parent = ? AND name = ?"
+)
 
 
 class Namespace:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._connection = database.connection
+        self._inodes = Inodes(database)
+        self._xattrs = Xattrs(database)
         self._next = 0
         self._written = 0
         self.inodes = 0
@@ -78,17 +59,25 @@ class Namespace:
     def create_root(self, uid: int, gid: int, now: int) -> None:
         self._database.begin()
         self._connection.execute("INSERT INTO numbers VALUES ('next', ?)", (ROOT + 1,))
+        self._next = self._written = ROOT + 1
         size = 2 * _ENTRY_SIZE
-        self._insert(Inode(ROOT, stat.S_IFDIR | 0o755, uid, gid, 2, size, 0, 0, now, now, now, now, ROOT, None))
-        self.load()
+        self._inodes.add(Inode(ROOT, stat.S_IFDIR | 0o755, uid, gid, 2, size, 0, 0, now, now, now, now, ROOT, None))
+        self.inodes = 1
 
     def load(self) -> None:
         """Read the counters; again after rows were applied from elsewhere."""
+        self.forget()
         self._next = self._written = self._database.value("SELECT value FROM numbers WHERE name = 'next'")
         self.inodes = self._database.value("SELECT count(*) FROM inodes")
 
-    def write_counters(self) -> None:
+    def forget(self) -> None:
+        """The tables were changed from elsewhere, or are as they were before the transaction."""
+        self._inodes.forget()
+        self._xattrs.forget()
+
+    def write_out(self) -> None:
         """Part of every transaction's end."""
+        self._inodes.write_out()
         if self._next != self._written:
             self._connection.execute("UPDATE numbers SET value = ? WHERE name = 'next'", (self._next,))
             self._written = self._next
@@ -101,10 +90,7 @@ class Namespace:
     # --- reading ---
 
     def inode(self, ino: int) -> Inode:
-        row = self._database.row(f"SELECT {_COLUMNS} FROM inodes WHERE ino = ?", (ino,))
-        if row is None:
-            raise NoSuchEntry(path=f"inode {ino}")
-        return Inode(*row)
+        return self._inodes.get(ino)
 
     def lookup(self, parent: int, name: bytes) -> Inode | None:
         """The inode that `name` leads to, None where there is none. Raises NameTooLong."""
@@ -114,11 +100,8 @@ class Namespace:
             return self.inode(parent)
         if len(name) > NAME_MAX:
             raise NameTooLong(path=_show(name))
-        row = self._database.row(
-            f"SELECT {_JOINED} FROM dirents JOIN inodes USING (ino) WHERE dirents.parent = ? AND name = ?",
-            (parent, name),
-        )
-        return Inode(*row) if row else None
+        row = self._database.row(_LOOKUP, (parent, name))
+        return self._inodes.found(row) if row else None
 
     def _entry(self, parent: int, name: bytes) -> Inode:
         if name in (b".", b".."):
@@ -131,6 +114,7 @@ class Namespace:
     def entries(self, parent: int, after: int) -> Iterator[tuple[int, bytes, Inode]]:
         """(position, name, inode) of the entries behind position `after`, in order. Read a bounded number of them
         and come back with the last position: the statement must not stay open across an await."""
+        self._inodes.write_out()
         for row in self._connection.execute(
             f"SELECT dirents.position, dirents.name, {_JOINED} FROM dirents JOIN inodes USING (ino)"
             " WHERE dirents.parent = ? AND dirents.position > ? ORDER BY dirents.position",
@@ -139,6 +123,7 @@ class Namespace:
             yield row[0], row[1], Inode(*row[2:])
 
     def unlinked(self) -> list[int]:
+        self._inodes.write_out()
         return [row[0] for row in self._connection.execute("SELECT ino FROM inodes WHERE nlink = 0")]
 
     # --- entries ---
@@ -161,7 +146,7 @@ class Namespace:
             gid = folder.gid
             if stat.S_ISDIR(mode):
                 mode |= stat.S_ISGID
-        default = None if stat.S_ISLNK(mode) else self._xattr(parent, acl.DEFAULT)
+        default = None if stat.S_ISLNK(mode) else self._xattrs.get(parent, acl.DEFAULT)
         if default is not None:
             mode = acl.inherited(default, mode)
         self._database.begin()
@@ -183,19 +168,17 @@ class Namespace:
             parent if is_directory else 0,
             target,
         )
-        self._insert(inode)
+        self._inodes.add(inode)
+        self._xattrs.expect_none(inode.ino)
         # A new inode's number is as good a place in the listing as any: it is new, too.
         self._connection.execute("INSERT INTO dirents VALUES (?, ?, ?, ?)", (parent, name, inode.ino, inode.ino))
         self._touch(parent, now, entries=1, links=int(is_directory))
         if default is not None and acl.says_more(default):
-            self._put_xattr(inode.ino, acl.ACCESS, default)
+            self._xattrs.put(inode.ino, acl.ACCESS, default)
         if default is not None and is_directory:
-            self._put_xattr(inode.ino, acl.DEFAULT, default)
+            self._xattrs.put(inode.ino, acl.DEFAULT, default)
         self.inodes += 1
         return inode
-
-    def _insert(self, inode: Inode) -> None:
-        self._connection.execute("INSERT INTO inodes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", inode)
 
     def _check_new(self, parent: int, name: bytes) -> Inode:
         folder = self._folder(parent, name)
@@ -215,10 +198,9 @@ class Namespace:
     def _touch(self, folder: int, now: int, *, entries: int = 0, links: int = 0) -> None:
         """A directory changed: its times; so many entries came, and so many of them subdirectories (less than 0:
         they went)."""
-        self._connection.execute(
-            "UPDATE inodes SET mtime = ?, ctime = ?, size = size + ?, nlink = nlink + ? WHERE ino = ?",
-            (now, now, entries * _ENTRY_SIZE, links, folder),
-        )
+        inode = self._inodes.get(folder)
+        size, nlink = inode.size + entries * _ENTRY_SIZE, inode.nlink + links
+        self._inodes.update(folder, mtime=now, ctime=now, size=size, nlink=nlink)
 
     def link(self, ino: int, parent: int, name: bytes, now: int) -> Inode:
         inode = self.inode(ino)
@@ -229,9 +211,8 @@ class Namespace:
         self._check_new(parent, name)
         self._database.begin()
         self._connection.execute("INSERT INTO dirents VALUES (?, ?, ?, ?)", (parent, name, self._number(), ino))
-        self._connection.execute("UPDATE inodes SET nlink = nlink + 1, ctime = ? WHERE ino = ?", (now, ino))
         self._touch(parent, now, entries=1)
-        return inode._replace(nlink=inode.nlink + 1, ctime=now)
+        return self._inodes.update(ino, nlink=inode.nlink + 1, ctime=now)
 
     def unlink(self, parent: int, name: bytes, now: int) -> Inode:
         """Remove a name of something that is no directory; returns the inode as it is then."""
@@ -259,8 +240,7 @@ class Namespace:
 
     def _unlinked(self, inode: Inode, now: int) -> Inode:
         nlink = 0 if inode.is_directory else inode.nlink - 1
-        self._connection.execute("UPDATE inodes SET nlink = ?, ctime = ? WHERE ino = ?", (nlink, now, inode.ino))
-        return inode._replace(nlink=nlink, ctime=now)
+        return self._inodes.update(inode.ino, nlink=nlink, ctime=now)
 
     def rename(
         self,
@@ -310,7 +290,7 @@ class Namespace:
             "UPDATE dirents SET parent = ?, name = ?, position = ? WHERE parent = ? AND name = ?",
             (new_parent, new_name, self._number(), parent, name),
         )
-        self._connection.execute("UPDATE inodes SET ctime = ? WHERE ino = ?", (now, moved.ino))
+        self._inodes.update(moved.ino, ctime=now)
         leaves = parent != new_parent
         if leaves:
             self._touch(parent, now, entries=-1, links=-int(moved.is_directory))
@@ -331,7 +311,7 @@ class Namespace:
             self._connection.execute(
                 "UPDATE dirents SET ino = ? WHERE parent = ? AND name = ?", (inode.ino, folder, entry)
             )
-            self._connection.execute("UPDATE inodes SET ctime = ? WHERE ino = ?", (now, inode.ino))
+            self._inodes.update(inode.ino, ctime=now)
         moved = int(one.is_directory) - int(other.is_directory) if parent != new_parent else 0
         self._touch(parent, now, links=-moved)
         self._touch(new_parent, now, links=moved)
@@ -340,7 +320,7 @@ class Namespace:
 
     def _adopt(self, inode: Inode, parent: int) -> None:
         if inode.is_directory:
-            self._connection.execute("UPDATE inodes SET parent = ? WHERE ino = ?", (parent, inode.ino))
+            self._inodes.update(inode.ino, parent=parent)
 
     def _check_descent(self, moved: Inode, folder: int, name: bytes) -> None:
         """A directory cannot move into itself or below itself."""
@@ -355,26 +335,19 @@ class Namespace:
 
     def update(self, ino: int, **fields: int) -> None:
         """Set columns of an inode."""
-        self._database.begin()
-        assignments = ", ".join(f"{field} = ?" for field in fields)
-        self._connection.execute(f"UPDATE inodes SET {assignments} WHERE ino = ?", (*fields.values(), ino))
+        self._inodes.update(ino, **fields)
 
     def remove(self, ino: int) -> None:
         """The end of an inode that has no links; its extents were removed before."""
-        self._database.begin()
-        self._connection.execute("DELETE FROM xattrs WHERE ino = ?", (ino,))
-        self._connection.execute("DELETE FROM inodes WHERE ino = ?", (ino,))
+        self._xattrs.remove(ino)
+        self._inodes.remove(ino)
         self.inodes -= 1
 
     def get_xattr(self, ino: int, name: bytes) -> bytes:
-        value = self._xattr(ino, name)
+        value = self._xattrs.get(ino, name)
         if value is None:
             raise NoAttribute(path=_show(name))
         return acl.shown(value, self.inode(ino).mode) if name == acl.ACCESS else value
-
-    def _xattr(self, ino: int, name: bytes) -> bytes | None:
-        row = self._database.row("SELECT value FROM xattrs WHERE ino = ? AND name = ?", (ino, name))
-        return bytes(row[0]) if row else None
 
     def set_xattr(self, ino: int, name: bytes, value: bytes, now: int) -> None:
         """Set an attribute; an access ACL sets the mode, too, and is kept if it says more than that."""
@@ -383,30 +356,22 @@ class Namespace:
         if name == acl.ACCESS:
             fields["mode"] = acl.mode_of(value, self.inode(ino).mode)
             kept = acl.says_more(value)
-        elif sum(len(other) + 1 for other in {*self.list_xattrs(ino), name}) > XATTR_NAMES_MAX:
+        elif sum(len(other) + 1 for other in {*self._xattrs.names(ino), name}) > XATTR_NAMES_MAX:
             raise NoSpace(what="this file for the names of its attributes", remedy="remove some of them")
-        self._database.begin()
         if kept:
-            self._put_xattr(ino, name, value)
+            self._xattrs.put(ino, name, value)
         else:
-            self._drop_xattr(ino, name)
+            self._xattrs.drop(ino, name)
         self.update(ino, **fields)
 
-    def _put_xattr(self, ino: int, name: bytes, value: bytes) -> None:
-        self._connection.execute("INSERT OR REPLACE INTO xattrs VALUES (?, ?, ?)", (ino, name, value))
-
-    def _drop_xattr(self, ino: int, name: bytes) -> None:
-        self._connection.execute("DELETE FROM xattrs WHERE ino = ? AND name = ?", (ino, name))
-
     def list_xattrs(self, ino: int) -> list[bytes]:
-        return [row[0] for row in self._connection.execute("SELECT name FROM xattrs WHERE ino = ?", (ino,))]
+        return sorted(self._xattrs.names(ino))
 
     def remove_xattr(self, ino: int, name: bytes, now: int) -> None:
         """Raises NoAttribute; but there is always an ACL to remove."""
         if name not in (acl.ACCESS, acl.DEFAULT):
             self.get_xattr(ino, name)
-        self._database.begin()
-        self._drop_xattr(ino, name)
+        self._xattrs.drop(ino, name)
         self.update(ino, ctime=now)
 
 

@@ -28,8 +28,9 @@ from infinitfs.volume.checkpoint import Checkpointer
 from infinitfs.volume.clock import Clock
 from infinitfs.volume.collector import Collector
 from infinitfs.volume.database import Database
+from infinitfs.volume.inodes import Inode
 from infinitfs.volume.lease import Lease
-from infinitfs.volume.namespace import Inode, Namespace
+from infinitfs.volume.namespace import Namespace
 from infinitfs.volume.publisher import Publisher
 from infinitfs.volume.room import Room
 from infinitfs.volume.writeback import WriteBack
@@ -152,6 +153,10 @@ class Volume:
         await self._write_back.flush_all()
         await self.publisher.publish_all()
 
+    async def forget(self) -> None:
+        """Nothing that the storage has is kept here any more."""
+        await self._reader.forget()
+
     async def settle(self) -> None:
         """Everything is durable on this machine when this returns."""
         await self._write_back.flush_all()
@@ -197,7 +202,8 @@ class Volume:
         file = self._files.pop(ino, None)
         if file is not None:
             self._write_back.forget(file)
-        self._blocks.remove_extents(ino)
+        if self._namespace.inode(ino).allocated:
+            self._blocks.remove_extents(ino)
         self._namespace.remove(ino)
 
     def _after_unlink(self, inode: Inode | None) -> None:
@@ -312,8 +318,10 @@ class Volume:
         file = self._files.get(ino)
         if file is not None:
             self._write_back.truncate(file, size)
-        grown = self._blocks.edit(ino, [Edit(size, END, ())]) if size < inode.size else 0
-        self._namespace.update(ino, size=size, allocated=inode.allocated + grown)
+        allocated = inode.allocated
+        if size < inode.size:
+            allocated = self._blocks.edit(ino, [Edit(size, END, ())], allocated)
+        self._namespace.update(ino, size=size, allocated=allocated)
 
     def get_xattr(self, ino: int, name: bytes) -> bytes:
         return self._namespace.get_xattr(ino, name)
@@ -385,8 +393,8 @@ class Volume:
             raise InvalidOperation(path=f"inode {target}")
         extents = (extent for extent, _ in self._blocks.extents(source, 0, length))
         shared = tuple(extent._replace(length=min(extent.end, length) - extent.offset) for extent in extents)
-        grown = self._blocks.edit(target, [Edit(0, length, shared)])
-        self._namespace.update(target, allocated=inodes[1].allocated + grown)
+        allocated = self._blocks.edit(target, [Edit(0, length, shared)], inodes[1].allocated)
+        self._namespace.update(target, allocated=allocated)
         if (file := self._files.get(target)) is not None:
             file.drop_tail()
 

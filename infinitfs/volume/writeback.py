@@ -224,7 +224,7 @@ class WriteBack:
             return  # removed while it was flushed; blocks nobody refers to are collected
         fields = {}
         if edits:
-            fields["allocated"] = inode.allocated + self._blocks.edit(file.ino, edits)
+            fields["allocated"] = self._blocks.edit(file.ino, edits, inode.allocated)
             stored_end = max(edit.end for edit in edits)
             fields["size"] = max(inode.size, min(file.size, stored_end)) if file.dirty else file.size
         if file.mtime is not None:

@@ -26,7 +26,8 @@ from infinitfs.transfer.client import local_transfer
 from infinitfs.transfer.files import Offload, inline
 from infinitfs.volume.clock import Clock
 from infinitfs.volume.descriptor import OpenedVolume, Parameters, create_descriptor, open_descriptor
-from infinitfs.volume.namespace import ROOT, Inode
+from infinitfs.volume.inodes import Inode
+from infinitfs.volume.namespace import ROOT
 from infinitfs.volume.signed import Form
 from infinitfs.volume.volume import Volume
 from tests.support.randomness import seeded

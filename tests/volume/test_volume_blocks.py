@@ -25,7 +25,8 @@ def open_blocks(folder: Path) -> tuple[Database, Blocks]:
     database = Database(folder / "volume.db", KEY, inline)
     database.create()
     blocks = Blocks(database)
-    database.before_commit = blocks.write_counters
+    database.before_commit = blocks.write_out
+    blocks.load()
     database.position = 1
     return database, blocks
 
@@ -98,8 +99,7 @@ class Bookkeeping(RuleBasedStateMachine):
         end = min(max(offset, start + 1) + rest, LENGTH)
         content[offset:end] = [None] * (end - offset)
         before = self.allocated(ino)
-        grown = self.blocks.edit(ino, [Edit(start, end, tuple(extents))])
-        assert before + grown == self.allocated(ino)
+        assert self.blocks.edit(ino, [Edit(start, end, tuple(extents))], before) == self.allocated(ino)
         self.note_deaths()
 
     def allocated(self, ino: int) -> int:
@@ -107,7 +107,7 @@ class Bookkeeping(RuleBasedStateMachine):
 
     @rule(ino=st.integers(1, 3), size=st.integers(0, LENGTH))
     def truncate(self, ino: int, size: int) -> None:
-        self.blocks.edit(ino, [Edit(size, END, ())])
+        self.blocks.edit(ino, [Edit(size, END, ())], self.allocated(ino))
         self.files[ino][size:] = [None] * (LENGTH - size)
         self.note_deaths()
 
@@ -158,6 +158,7 @@ class Bookkeeping(RuleBasedStateMachine):
     @invariant()
     def the_books_are_right(self) -> None:
         refs = Counter(row[0] for row in self.database.rows("SELECT block FROM extents"))
+        self.blocks.write_out()
         rows = self.database.rows("SELECT block, refs, death FROM blocks")
         assert {row[0]: row[1] for row in rows} == {block: refs[block] for block in self.numbers}
         assert {row[0]: row[2] for row in rows} == self.deaths
@@ -201,6 +202,7 @@ def test_a_number_is_never_given_twice(opened: tuple[Database, Blocks]) -> None:
     blocks.load()
     (second,) = add(blocks, 1, [2]).values()
     assert second > first
+    blocks.write_out()
     assert database.value("SELECT pack FROM blocks") == 2
 
 
@@ -225,7 +227,8 @@ def test_an_edit_of_a_long_file_touches_a_few_rows(opened: tuple[Database, Block
     database, blocks = opened
     (block,) = add(blocks, 1, [1]).values()
     extents = tuple(Extent(i * SIZE, SIZE, block, 0) for i in range(20_000))
-    blocks.edit(1, [Edit(0, 20_000 * SIZE, extents)])
+    stored = blocks.edit(1, [Edit(0, 20_000 * SIZE, extents)], 0)
+    assert stored == 20_000 * SIZE
     steps = 0
 
     def count() -> bool:
@@ -235,8 +238,10 @@ def test_an_edit_of_a_long_file_touches_a_few_rows(opened: tuple[Database, Block
 
     database.connection.set_progress_handler(count, 1)
     middle = 10_000 * SIZE + SIZE // 2
-    assert blocks.edit(1, [Edit(middle, middle + SIZE, (Extent(middle, 50, block, 0),))]) == 50 - SIZE
+    edit = Edit(middle, middle + SIZE, (Extent(middle, 50, block, 0),))
+    assert blocks.edit(1, [edit], stored) == stored + 50 - SIZE
     assert len(blocks.extents(1, middle, middle + SIZE)) == 1
-    assert blocks.edit(1, [Edit(30_000 * SIZE, 30_001 * SIZE, (Extent(30_000 * SIZE, SIZE, block, 0),))]) == SIZE
+    edit = Edit(30_000 * SIZE, 30_001 * SIZE, (Extent(30_000 * SIZE, SIZE, block, 0),))
+    assert blocks.edit(1, [edit], stored) == stored + SIZE
     database.connection.set_progress_handler(None)
     assert 50 < steps < 2000

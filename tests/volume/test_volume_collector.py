@@ -143,8 +143,8 @@ async def test_a_reference_that_is_not_committed_yet_keeps_its_pack(autojump_clo
             nursery.start_soon(volume.collector.collect)
             await trio.testing.wait_all_tasks_blocked()
             # What the end of a flush does: no await from here to the release of the lock.
-            blocks.edit(second, [Edit(0, 30_000, tuple(Extent(*extent) for extent in extents))])
-            await volume.set_attributes(second, size=30_000)
+            blocks.edit(second, [Edit(0, 30_000, tuple(Extent(*extent) for extent in extents))], 0)
+            vars(volume)["_namespace"].update(second, size=30_000, allocated=30_000)
         assert len(packs(storage)) == 1
         assert await content(volume, second) == noise(1)
 

@@ -38,7 +38,7 @@ def open_namespace(folder: Path) -> tuple[Database, Namespace]:
     database = Database(folder / "volume.db", KEY, inline)
     database.create()
     namespace = Namespace(database)
-    database.before_commit = namespace.write_counters
+    database.before_commit = namespace.write_out
     namespace.create_root(1, 2, 0)
     return database, namespace
 

@@ -1,0 +1,113 @@
+"""The table of inodes, through memory: a row is read once, and written once a transaction.
+
+Above: `namespace`. Below: `database`.
+Invariant: what memory has is at least as new as the table; rows that are newer reach it at the end of their
+transaction, or before a statement that reads the table itself (`write_out`). A transaction that is rolled back takes
+them along. A thousand files made in one directory change its row a thousand times, and write it once.
+"""
+
+import stat
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from infinitfs.errors import NoSuchEntry
+from infinitfs.volume.database import Database
+
+_KEPT = 16384  # rows in memory, about 10 MiB
+
+
+class Inode(NamedTuple):
+    """A row of `inodes`. `size` and `allocated` in bytes, times in nanoseconds; `parent` of a directory, whose `size`
+    grows with its entries."""
+
+    ino: int
+    mode: int
+    uid: int
+    gid: int
+    nlink: int
+    size: int
+    allocated: int
+    rdev: int
+    atime: int
+    mtime: int
+    ctime: int
+    created: int
+    parent: int
+    target: bytes | None
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+
+_SELECT = f"SELECT {', '.join(Inode._fields)} FROM inodes WHERE ino = ?"
+_INSERT = f"INSERT INTO inodes VALUES ({', '.join('?' * len(Inode._fields))})"
+_CHANGING = ("mode", "uid", "gid", "nlink", "size", "allocated", "atime", "mtime", "ctime", "parent")
+_UPDATE = f"UPDATE inodes SET {', '.join(f'{field} = ?' for field in _CHANGING)} WHERE ino = ?"
+
+
+class Inodes:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._rows: dict[int, Inode] = {}
+        self._new: dict[int, None] = {}
+        self._changed: dict[int, None] = {}
+
+    def get(self, ino: int) -> Inode:
+        """Raises NoSuchEntry."""
+        inode = self._rows.get(ino)
+        if inode is None:
+            row = self._database.row(_SELECT, (ino,))
+            if row is None:
+                raise NoSuchEntry(path=f"inode {ino}")
+            inode = self._keep(Inode(*row))
+        return inode
+
+    def found(self, row: Sequence[Any]) -> Inode:
+        """The inode of a row that a join brought; one that is not in the table yet is null there but for its number."""
+        return self._rows.get(row[0]) or self._keep(Inode(*row))
+
+    def _keep(self, inode: Inode) -> Inode:
+        if len(self._rows) >= _KEPT:
+            self._rows = {ino: self._rows[ino] for ino in (*self._new, *self._changed)}
+        self._rows[inode.ino] = inode
+        return inode
+
+    def add(self, inode: Inode) -> None:
+        self._database.begin()
+        self._keep(inode)
+        self._new[inode.ino] = None
+
+    def update(self, ino: int, **fields: int) -> Inode:
+        self._database.begin()
+        inode = self._keep(self.get(ino)._replace(**fields))  # type: ignore[arg-type]  # no field is the target
+        if ino not in self._new:
+            self._changed[ino] = None
+        return inode
+
+    def remove(self, ino: int) -> None:
+        self._database.begin()
+        self._rows.pop(ino, None)
+        self._changed.pop(ino, None)
+        if ino in self._new:
+            del self._new[ino]
+        else:
+            self._database.connection.execute("DELETE FROM inodes WHERE ino = ?", (ino,))
+
+    def write_out(self) -> None:
+        """The table is as new as memory when this returns."""
+        if self._new:
+            self._database.connection.executemany(_INSERT, [self._rows[ino] for ino in self._new])
+            self._new.clear()
+        if self._changed:
+            rows = (self._rows[ino] for ino in self._changed)
+            self._database.connection.executemany(
+                _UPDATE, [(*(getattr(row, field) for field in _CHANGING), row.ino) for row in rows]
+            )
+            self._changed.clear()
+
+    def forget(self) -> None:
+        """The table was changed from elsewhere, or is as it was before the transaction."""
+        self._rows.clear()
+        self._new.clear()
+        self._changed.clear()
