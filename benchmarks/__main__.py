@@ -1,72 +1,182 @@
 """`python -m benchmarks`: infinitfs beside the ceiling, the local disk, bare boto3 and its peers, in one run.
 
-Above: you. Below: `scenes` for each of `subjects`, interleaved; `table`, `acceptance`.
-Invariant: run 1 of every subject comes before run 2 of any.
+Above: you. Below: `scenes` and `limits` played by `subjects` and `peers`; `table`, `plot`, `acceptance`.
+Invariant: run 1 of every subject comes before run 2 of any; between two subjects nothing of the first is left.
 """
 
 import json
 import os
+import platform
 import sys
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from benchmarks import scenes, subjects
+from benchmarks import limits, scenes, storage
 from benchmarks.acceptance import outcomes
 from benchmarks.measuring import Meter, Sample
-from benchmarks.scenes import QUICK, Scene, Sizes
+from benchmarks.peers import PEERS
+from benchmarks.plot import plot
+from benchmarks.scenes import QUICK, Sizes
 from benchmarks.storage import Service
-from benchmarks.subjects import Subject
+from benchmarks.subjects import Boto3, Disk, Infinitfs, Nothing, Subject
 from benchmarks.table import show_outcomes, show_samples
 
-SCENES: dict[str, tuple[Scene, ...]] = {
-    "a": (scenes.large_file, scenes.small_files, scenes.source_tree),
-    "b": (scenes.stored_large_file,),
-    "c": (scenes.stored_small_files,),
+Scene = Callable[[Subject, Meter, Sizes], None]
+
+FOLDER: tuple[Scene, ...] = (scenes.large_file, scenes.small_files, scenes.source_tree)
+"""What happens in the folder: the storage's distance has no part in it."""
+
+STORED: tuple[Scene, ...] = (scenes.stored_large_file, scenes.stored_small_files)
+"""What waits for the storage."""
+
+ONCE: tuple[Scene, ...] = (limits.growth,)
+"""What takes so long that one run must do."""
+
+ROWS: dict[str, tuple[tuple[Scene, ...], tuple[type[Subject], ...]]] = {
+    "a": (FOLDER, (Disk, Nothing, Infinitfs)),
+    "b": (STORED[:1], (Nothing, Boto3, Infinitfs)),
+    "c": (STORED[1:], (Boto3, Infinitfs)),
+    "d": (FOLDER + STORED, (Infinitfs, *PEERS)),
+    "e": ((limits.beside_upload,), (Infinitfs,)),
+    "f": ((limits.growth,), (Infinitfs,)),
+    "g": ((limits.starting,), (Infinitfs,)),
 }
-ALWAYS: tuple[type[Subject], ...] = (subjects.Disk, subjects.Nothing, subjects.Infinitfs)
+"""The rows of `acceptance`: their scenes, and who plays in them."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One subject's part in one run of a scene."""
+
+    scene: Scene
+    run: int
+    subject: type[Subject]
+    delay: int
+
+    def __str__(self) -> str:
+        far = f", {self.delay} ms" if self.delay else ""
+        return f"{self.scene.__name__}, run {self.run + 1}{far}: {self.subject.name}"
+
+
+def turns(rows: Sequence[str], runs: int, delays: Sequence[int], absent: Sequence[type[Subject]]) -> Iterator[Turn]:
+    """Every turn, in order; none of those `absent`."""
+    for scene in dict.fromkeys(scene for row in rows for scene in ROWS[row][0]):
+        players = dict.fromkeys(player for row in rows if scene in ROWS[row][0] for player in ROWS[row][1])
+        for run in range(1 if scene in ONCE else runs):
+            for delay in delays if scene in STORED else [0]:
+                for player in players:
+                    if player not in absent and (player.remote or not delay):
+                        yield Turn(scene, run, player, delay)
 
 
 @click.command(epilog="Example: python -m benchmarks --rows a,b --runs 3 --json figures.json")
-@click.option("--rows", default=",".join(SCENES), show_default=True, help="Which rows to measure.")
-@click.option("--runs", default=5, show_default=True, type=click.IntRange(1), help="How often.")
+@click.option("--rows", default=",".join(ROWS), show_default=True, help="Which rows to measure.")
+@click.option("--runs", default=5, show_default=True, type=click.IntRange(1), help="How often; row f once.")
+@click.option("--delay", default="0,20,80", show_default=True, help="Milliseconds that the storage takes longer.")
 @click.option("--quick", is_flag=True, help="Small sizes: to see that it works, not how fast.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where to work [default: the temporary folder].")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write every sample there.")
-def main(rows: str, runs: int, quick: bool, folder: Path | None, json_file: Path | None) -> None:
-    """Measure infinitfs side by side with others, and print a table of ratios. Needs root and /dev/fuse."""
+@click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Draw the ratios there, as SVG.")
+def main(
+    rows: str,
+    runs: int,
+    delay: str,
+    quick: bool,
+    folder: Path | None,
+    json_file: Path | None,
+    plot_file: Path | None,
+) -> None:
+    """Measure infinitfs side by side with others, and print tables of figures and ratios.
+
+    \b
+    a  in the folder, against a filesystem that does nothing
+    b  a large file to the storage and back, against boto3
+    c  small files to the storage and back, against boto3
+    d  all of that, against s3ql and what other peers are found in PATH
+    e  stat while a large file uploads
+    f  a volume of 1,000,000 files
+    g  how fast it starts
+
+    Needs root and /dev/fuse; and versitygw in PATH, an S3 server: without it the storage is a folder, and what
+    needs a server is left out.
+    """
     if os.geteuid() != 0 or not Path("/dev/fuse").exists():
         raise click.UsageError("It needs /dev/fuse, and root to have the kernel drop its caches.")
-    wanted = rows.replace(",", "")
+    wanted = [row for row in ROWS if row in rows]
     sizes = QUICK if quick else Sizes()
     samples: list[Sample] = []
-    with ExitStack() as stack:
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="infinitfs-benchmark-", dir=folder)))
-        service = None
-        for scene in dict.fromkeys(scene for row in wanted for scene in SCENES[row]):
-            for run in range(runs):
-                for subject in ALWAYS:
-                    _perform(scene, subject(place / f"{subject.__name__}-{run}", service), run, service, sizes, samples)
+    try:
+        with ExitStack() as stack:
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="infinitfs-benchmark-", dir=folder)))
+            services = _services(stack, [int(part) for part in delay.split(",")], sizes, place)
+            absent = [*_absent(wanted, served=bool(services))]
+            for turn in turns(wanted, runs, [*services] or [0], absent):
+                note(str(turn))
+                _play(turn, place, services.get(turn.delay), sizes, samples)
+    finally:
+        _report(samples, wanted, json_file, plot_file)
+
+
+def note(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _services(stack: ExitStack, delays: Sequence[int], sizes: Sizes, place: Path) -> dict[int, Service]:
+    """The server, by its delay; none where none is installed."""
+    reason = storage.missing()
+    if reason:
+        note(f"The storage is a folder: {reason}.")
+        return {}
+    service = stack.enter_context(storage.running(4 * sizes.large, place))
+    return {delay: stack.enter_context(storage.delayed(service, delay)) for delay in delays}
+
+
+def _absent(rows: Sequence[str], *, served: bool) -> Iterator[type[Subject]]:
+    """Who cannot play; what is said of it once."""
+    for player in dict.fromkeys(player for row in rows for player in ROWS[row][1]):
+        reason = player.missing()
+        if not served and player.needs_server:
+            reason = "there is no server"
+        if reason:
+            note(f"Without {player.name}: {reason}.")
+            yield player
+
+
+def _play(turn: Turn, place: Path, service: Service | None, sizes: Sizes, samples: list[Sample]) -> None:
+    name = f"{turn.scene.__name__}-{turn.run}-{turn.delay}"
+    subject = turn.subject(place / turn.subject.__name__ / name, service)
+    try:
+        with subject.running():
+            turn.scene(subject, Meter(subject, turn.run, turn.delay, samples), sizes)
+    except Exception as error:
+        if turn.subject is Infinitfs:
+            raise
+        note(f"{turn}: failed: {error}")
+    if service is not None:
+        service.empty()
+
+
+def _report(samples: Sequence[Sample], rows: Sequence[str], json_file: Path | None, plot_file: Path | None) -> None:
     console = Console(width=None if sys.stdout.isatty() else 140)
+    found = outcomes(samples, rows)
     show_samples(console, samples)
-    found = outcomes(samples, wanted)
     show_outcomes(console, found)
     if json_file is not None:
-        figures = {"samples": [asdict(s) for s in samples], "outcomes": [asdict(o) for o in found]}
+        machine = {"processors": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
+        figures = {
+            "machine": machine,
+            "samples": [asdict(sample) for sample in samples],
+            "rows": [asdict(one) for one in found],
+        }
         json_file.write_text(json.dumps(figures, indent=1))
-
-
-def _perform(
-    scene: Scene, subject: Subject, run: int, service: Service | None, sizes: Sizes, samples: list[Sample]
-) -> None:
-    print(f"{scene.__name__}, run {run + 1}: {subject.name}", file=sys.stderr)
-    delay = service.delay if service is not None else 0
-    with subject.running():
-        scene(subject, Meter(subject, run, delay, samples), sizes)
+    if plot_file is not None:
+        plot_file.write_text(plot(samples))
 
 
 if __name__ == "__main__":

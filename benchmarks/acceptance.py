@@ -66,9 +66,9 @@ ROWS: tuple[Wanted | Limit, ...] = (
     Limit("f", limits.STAT_SHARE, least=0.8),
     Limit("f", limits.MEMORY, most=500),
     Limit("f", limits.MEMORY_EMPTY, most=200),
-    Limit("f", limits.JOURNAL, most=2),
-    Limit("f", limits.CHECKPOINT_SHARE, most=0.1),
-    Limit("f", limits.FRESH_MOUNT, most=30, delay=20),
+    Limit("f", limits.JOURNAL, most=2048),
+    Limit("f", limits.CHECKPOINT_UNCHANGED, most=1),
+    Limit("f", limits.FRESH_MOUNT, most=30),
     Limit("g", limits.HELP, most=100),
     Limit("g", limits.READY, most=1.5),
 )

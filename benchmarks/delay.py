@@ -13,13 +13,13 @@ import trio
 _CHUNK = 1 << 18  # bytes
 
 
-async def _pass_on(source: trio.SocketStream, target: trio.SocketStream) -> None:
+async def pass_on(source: trio.abc.ReceiveStream, target: trio.abc.HalfCloseableStream) -> None:
     async for data in source:
         await target.send_all(data)
     await target.send_eof()
 
 
-async def _pass_on_later(source: trio.SocketStream, target: trio.SocketStream, delay: float) -> None:
+async def pass_on_later(source: trio.abc.ReceiveStream, target: trio.abc.HalfCloseableStream, delay: float) -> None:
     async with trio.open_nursery() as nursery:
         sender, receiver = trio.open_memory_channel[tuple[float, bytes]](1 << 20)
 
@@ -39,8 +39,8 @@ async def _relay(server_port: int, delay: float, client: trio.SocketStream) -> N
     try:
         server = await trio.open_tcp_stream("127.0.0.1", server_port)
         async with client, server, trio.open_nursery() as nursery:
-            nursery.start_soon(_pass_on, client, server)
-            nursery.start_soon(_pass_on_later, server, client, delay)
+            nursery.start_soon(pass_on, client, server)
+            nursery.start_soon(pass_on_later, server, client, delay)
     except* (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
         pass  # one end is gone, and now the other
 

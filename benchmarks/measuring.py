@@ -57,8 +57,8 @@ class Meter:
         self._delay = delay
         self._samples = samples
 
-    def measure(self, step: str, unit: str, workload: Callable[..., Result], *arguments: Any) -> int:
-        """Run a workload in the subject's folder, and let the subject settle. Returns the count."""
+    def measure(self, step: str, unit: str, workload: Callable[..., Result], *arguments: Any) -> Result:
+        """Run a workload in the subject's folder, and let the subject settle."""
         self.quiet()
         before = cpu_seconds(self._subject.processes())
         forget_peaks(self._subject.processes())
@@ -69,7 +69,7 @@ class Meter:
             self.rate(step, unit, result, cpu_seconds(processes) - before, peak_memory(processes))
         else:
             self.rate(step, unit, result)
-        return result[1]
+        return result
 
     def rate(self, step: str, unit: str, result: Result, cpu: float | None = None, memory: int | None = None) -> None:
         """A step that was timed elsewhere: `unit` is BYTES, or what was counted, a second."""
@@ -96,9 +96,13 @@ class Meter:
                 return
 
     def forget_names(self) -> None:
-        """Have the kernel drop names and attributes, of every filesystem; needs root."""
+        """Have the kernel drop names and attributes, of every filesystem; needs root.
+
+        What was used lately survives the first time, and the second only clears that mark of what hangs below it.
+        """
         self.quiet()
-        Path("/proc/sys/vm/drop_caches").write_text("2")
+        for _ in range(4):
+            Path("/proc/sys/vm/drop_caches").write_text("2")
 
 
 def cpu_seconds(processes: Iterable[int]) -> float:

@@ -178,6 +178,10 @@ class Nothing(pyfuse3.Operations):
     async def listxattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
         return list(self._nodes[inode].xattrs)
 
+    async def removexattr(self, inode: InodeT, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        if self._nodes[inode].xattrs.pop(name, None) is None:
+            raise FUSEError(pyfuse3.ENOATTR)
+
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         reply = pyfuse3.StatvfsData()
         reply.f_bsize = reply.f_frsize = 4096

@@ -22,6 +22,7 @@ SECRET = "correct horse battery staple"  # noqa: S105
 
 class Peer(Daemon):
     programs: ClassVar[tuple[str, ...]]
+    needs_server = True
 
     @classmethod
     def missing(cls) -> str:
@@ -113,15 +114,15 @@ class Rclone(Peer):
             self.port = free.getsockname()[1]
         config = ["--config", str(self.place / "config"), "--cache-dir", str(self.cache)]
         control = ["--rc", "--rc-no-auth", "--rc-addr", f"127.0.0.1:{self.port}"]
-        cache = ["--vfs-cache-mode", "full", "--transfers", "32"]
+        cache = ["--vfs-cache-mode", "full", "--transfers", "32", "--links"]
         return ["rclone", "mount", "sealed:", str(self.folder), *config, *control, *cache]
 
     def settle(self) -> None:
         wait_until(lambda: self._waiting() == 0, "everything uploaded", every=0.1)
 
     def _waiting(self) -> int:
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/vfs/stats", method="POST")  # noqa: S310
-        with urllib.request.urlopen(request) as answer:  # noqa: S310
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/vfs/stats", method="POST")
+        with urllib.request.urlopen(request) as answer:
             cache = json.load(answer)["diskCache"]
         return int(cache["uploadsInProgress"] + cache["uploadsQueued"])
 
@@ -209,7 +210,7 @@ class Juicefs(Peer):
         where = ["--storage", "s3", "--bucket", f"{self.server.endpoint}/{BUCKET}"]
         access = ["--access-key", keys.access_key_id, "--secret-key", keys.secret_access_key]
         sealed = ["--encrypt-rsa-key", str(self.private_file("key.pem", key.decode())), "--trash-days", "0"]
-        self.execute("juicefs", "format", *where, *access, *sealed, self._metadata, f"volume{self.place.name[-1]}")
+        self.execute("juicefs", "format", *where, *access, *sealed, self._metadata, self.place.name.replace("_", "-"))
 
     def command(self) -> list[str]:
         options = ["--cache-dir", str(self.cache), "--max-uploads", "32", "--no-usage-report", "--no-bgjob"]

@@ -51,7 +51,7 @@ def large_file(subject: Subject, meter: Meter, sizes: Sizes) -> None:
 
 def small_files(subject: Subject, meter: Meter, sizes: Sizes) -> None:
     """Files of 4 KiB in one folder; the kernel knows no name and no attribute of them when they are asked for."""
-    count = meter.measure("create 4 KiB files", "files/s", workloads.create, sizes.files)
+    _, count = meter.measure("create 4 KiB files", "files/s", workloads.create, sizes.files)
     meter.forget_names()
     meter.measure("stat", "files/s", workloads.stat, count)
     meter.forget_names()
@@ -76,9 +76,9 @@ def source_tree(subject: Subject, meter: Meter, sizes: Sizes) -> None:
 
 
 def _pack_library(archive: Path) -> None:
-    library = sysconfig.get_path("stdlib")
+    library = Path(sysconfig.get_path("stdlib"))
     without = ["--exclude=__pycache__", "--exclude=site-packages", "--exclude=dist-packages"]
-    subprocess.run(["tar", "-cf", archive, *without, "-C", library, "."], check=True)
+    subprocess.run(["tar", "-cf", archive, *without, "-C", library.parent, library.name], check=True)
 
 
 def stored_large_file(subject: Subject, meter: Meter, sizes: Sizes) -> None:

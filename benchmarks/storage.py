@@ -8,7 +8,6 @@ answers thousands of requests a second and streams what it stores), and is gone 
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.workloads import ROOT
 from infinitfs.config.model import S3StorageRecord
 from infinitfs.storage.account import StaticKeys
 from infinitfs.storage.s3 import open_client
@@ -44,7 +44,6 @@ class Service:
     endpoint: str
     keys: StaticKeys
     delay: int
-    pid: int
 
     def record(self, path: str) -> S3StorageRecord:
         """The storage that `infinitfs storage create` would describe for the folder `path`."""
@@ -69,14 +68,12 @@ class Service:
             found |= {entry["Key"]: entry["Size"] for entry in page.get("Contents", ())}
         return found
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """The server neither answers nor fails until the block ends."""
-        os.kill(self.pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(self.pid, signal.SIGCONT)
+    def empty(self) -> None:
+        """Delete every object: the next one to be measured finds the server as the first did."""
+        client = self.client()
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET):
+            for entry in page.get("Contents", ()):
+                client.delete_object(Bucket=BUCKET, Key=entry["Key"])
 
 
 def missing() -> str:
@@ -85,21 +82,21 @@ def missing() -> str:
 
 
 @contextmanager
-def running(room: int, folder: Path) -> Iterator[Service]:
+def running(room: int, folder: Path, host: str = "127.0.0.1") -> Iterator[Service]:
     """A server with the bucket BUCKET; its data in memory where `room` bytes fit twice, else below `folder`."""
     place = _MEMORY if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > 2 * room else folder
     keys = StaticKeys(access_key_id="BENCHMARK", secret_access_key=secrets.token_hex(20))
-    port = _free_port()
+    port = _free_port(host)
     with tempfile.TemporaryDirectory(prefix="infinitfs-benchmark-", dir=place) as data:
         process = subprocess.Popen(
-            [PROGRAM, "--port", f"127.0.0.1:{port}", "--region", REGION, "posix", data],
+            [PROGRAM, "--port", f"{host}:{port}", "--region", REGION, "--keep-alive", "--quiet", "posix", data],
             env=os.environ | {"ROOT_ACCESS_KEY": keys.access_key_id, "ROOT_SECRET_KEY": keys.secret_access_key},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
         try:
-            _await_port(port)
-            service = Service(f"http://127.0.0.1:{port}", keys, 0, process.pid)
+            _await_port(port, host)
+            service = Service(f"http://{host}:{port}", keys, 0)
             service.client().create_bucket(Bucket=BUCKET)
             yield service
         finally:
@@ -115,26 +112,26 @@ def delayed(service: Service, milliseconds: int) -> Iterator[Service]:
         return
     port = _free_port()
     arguments = [service.endpoint.rpartition(":")[2], str(port), str(milliseconds / 1000)]
-    process = subprocess.Popen([sys.executable, "-m", "benchmarks.delay", *arguments])
+    process = subprocess.Popen([sys.executable, "-m", "benchmarks.delay", *arguments], cwd=ROOT)
     try:
         _await_port(port)
-        yield Service(f"http://127.0.0.1:{port}", service.keys, milliseconds, service.pid)
+        yield Service(f"http://127.0.0.1:{port}", service.keys, milliseconds)
     finally:
         process.kill()
         process.wait()
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
+def _free_port(host: str = "127.0.0.1") -> int:
+    with socket.create_server((host, 0)) as server:
         port: int = server.getsockname()[1]
         return port
 
 
-def _await_port(port: int) -> None:
+def _await_port(port: int, host: str = "127.0.0.1") -> None:
     end = time.monotonic() + _PATIENCE
     while True:
         try:
-            socket.create_connection(("127.0.0.1", port)).close()
+            socket.create_connection((host, port)).close()
             return
         except OSError:
             if time.monotonic() > end:

@@ -19,6 +19,8 @@ from typing import ClassVar
 from benchmarks import storage
 from benchmarks.storage import Service
 from benchmarks.workloads import ROOT
+from infinitfs.config.paths import Paths
+from infinitfs.mount.control import ask, find_mount
 from tests.support.mounted import STORAGE, USER, VOLUME, Home, Mounted
 
 PATIENCE = 1200.0
@@ -34,6 +36,8 @@ class Subject:
     name: ClassVar[str]
     remote: ClassVar[bool] = True
     """Whether it keeps anything in a storage, near or far."""
+    needs_server: ClassVar[bool] = False
+    """Whether that storage must be the S3 server."""
 
     def __init__(self, place: Path, service: Service | None) -> None:
         self.place = place
@@ -164,6 +168,7 @@ class Boto3(Subject):
     """No filesystem at all: see `raw`."""
 
     name = "boto3"
+    needs_server = True
 
     @property
     def bucket(self) -> Service:
@@ -179,6 +184,8 @@ class Infinitfs(Subject):
     """As a user has it who says nothing: every option of `mount` at its default; a user without a passphrase."""
 
     name = "infinitfs"
+    options: ClassVar[tuple[str, ...]] = ()
+    """What `mount` is told."""
 
     def __init__(self, place: Path, service: Service | None) -> None:
         super().__init__(place, service)
@@ -218,8 +225,29 @@ class Infinitfs(Subject):
         """The folder in the bucket."""
         return f"infinitfs/{self.place.name}"
 
+    @property
+    def backlog(self) -> int:
+        """Bytes that the storage does not have yet."""
+        paths = Paths.from_environment(self.machine.environ)
+        (status,) = ask(paths, find_mount(paths, self.folder), "status")
+        waiting: int = status["backlog_bytes"]
+        return waiting
+
+    def stored(self) -> dict[str, int]:
+        """Key and size of every object in the storage."""
+        if self.service is not None:
+            return self.service.stored(self.path)
+        folder = self.place / "storage"
+        return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+
+    def fetch(self, key: str) -> bytes:
+        """An object, by a key of `stored`."""
+        if self.service is not None:
+            return self.service.client().get_object(Bucket=storage.BUCKET, Key=key)["Body"].read()
+        return (self.place / "storage" / key).read_bytes()
+
     def settle(self) -> None:
-        wait_until(lambda: self.mount.status()["backlog_bytes"] == 0, "everything stored", every=0.2)
+        wait_until(lambda: self.backlog == 0, "everything stored", every=0.1)
 
     def drain(self) -> None:
         unmount(self.folder)
@@ -229,7 +257,7 @@ class Infinitfs(Subject):
     def resume(self, *, cold: bool) -> None:
         if cold:
             shutil.rmtree(self.machine.root / "cache", ignore_errors=True)
-        self.mounted = self.machine.mount(self.folder)
+        self.mounted = self.machine.mount(self.folder, *self.options)
 
     def stop(self) -> None:
         if self.home is not None:

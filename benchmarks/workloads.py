@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 LIMIT = 120.0
@@ -126,35 +127,38 @@ def _places(descriptor: int, requests: int) -> list[int]:
 # --- many small files ---
 
 
-def _names(folder: Path, numbers: range) -> tuple[int, list[str]]:
+@contextmanager
+def _files(folder: Path, numbers: range) -> Iterator[tuple[int, list[str]]]:
     """The folder, open, and the names of files in it."""
-    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY), [f"file-{number:07d}" for number in numbers]
+    place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    yield place, [f"file-{number:07d}" for number in numbers]
+    os.close(place)
 
 
 def create(folder: Path, count: int, size: int = PAGE, first: int = 0) -> Result:
     """Create, write, close."""
-    place, names = _names(folder, range(first, first + count))
     data = memoryview(content(count * size))
-    begin = time.perf_counter()
     done = 0
-    for number in until_late(range(count)):
-        descriptor = os.open(names[number], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=place)
-        os.write(descriptor, data[number * size : (number + 1) * size])
-        os.close(descriptor)
-        done += 1
-    return time.perf_counter() - begin, done
+    with _files(folder, range(first, first + count)) as (place, names):
+        begin = time.perf_counter()
+        for number in until_late(range(count)):
+            descriptor = os.open(names[number], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=place)
+            os.write(descriptor, data[number * size : (number + 1) * size])
+            os.close(descriptor)
+            done += 1
+        return time.perf_counter() - begin, done
 
 
 def stat(folder: Path, count: int) -> Result:
     """In an order that has nothing to do with how they were made."""
-    place, names = _names(folder, range(count))
-    random.Random(count).shuffle(names)
-    begin = time.perf_counter()
     done = 0
-    for number in until_late(range(count)):
-        os.stat(names[number], dir_fd=place)
-        done += 1
-    return time.perf_counter() - begin, done
+    with _files(folder, range(count)) as (place, names):
+        random.Random(count).shuffle(names)
+        begin = time.perf_counter()
+        for number in until_late(range(count)):
+            os.stat(names[number], dir_fd=place)
+            done += 1
+        return time.perf_counter() - begin, done
 
 
 def scan(folder: Path) -> Result:
@@ -166,34 +170,34 @@ def scan(folder: Path) -> Result:
 
 
 def read_files(folder: Path, count: int) -> Result:
-    place, names = _names(folder, range(count))
-    begin = time.perf_counter()
     done = 0
-    for number in until_late(range(count)):
-        descriptor = os.open(names[number], os.O_RDONLY, dir_fd=place)
-        os.read(descriptor, PAGE)
-        os.close(descriptor)
-        done += 1
-    return time.perf_counter() - begin, done
+    with _files(folder, range(count)) as (place, names):
+        begin = time.perf_counter()
+        for number in until_late(range(count)):
+            descriptor = os.open(names[number], os.O_RDONLY, dir_fd=place)
+            os.read(descriptor, PAGE)
+            os.close(descriptor)
+            done += 1
+        return time.perf_counter() - begin, done
 
 
 def remove(folder: Path, count: int) -> Result:
-    place, names = _names(folder, range(count))
-    begin = time.perf_counter()
     done = 0
-    for number in until_late(range(count)):
-        os.unlink(names[number], dir_fd=place)
-        done += 1
-    return time.perf_counter() - begin, done
+    with _files(folder, range(count)) as (place, names):
+        begin = time.perf_counter()
+        for number in until_late(range(count)):
+            os.unlink(names[number], dir_fd=place)
+            done += 1
+        return time.perf_counter() - begin, done
 
 
 # --- programs ---
 
 
 def program(folder: Path, *command: str) -> Result:
-    """A program that runs in the folder; what it prints is dropped."""
+    """A program that runs in the folder; what it prints is dropped. Who is too slow has failed."""
     begin = time.perf_counter()
-    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, timeout=5 * LIMIT)
     return time.perf_counter() - begin, 1
 
 
@@ -204,9 +208,11 @@ WORKLOADS: dict[str, Callable[..., Result]] = {
 
 
 def run(workload: Callable[..., Result], folder: Path, *arguments: str | int) -> Result:
-    """One of WORKLOADS, in a process of its own. Raises CalledProcessError."""
+    """One of WORKLOADS, in a process of its own. Raises RuntimeError with the last line that it printed."""
     command = [sys.executable, "-m", "benchmarks.workloads", workload.__name__, os.fspath(folder)]
-    done = subprocess.run([*command, json.dumps(arguments)], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run([*command, json.dumps(arguments)], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{workload.__name__}: {done.stderr.rstrip().rpartition(chr(10))[2]}")
     seconds, count = json.loads(done.stdout)
     return seconds, count
 

@@ -12,6 +12,7 @@ rate (both ways share it), and for half of the round trip. Where the queue is fu
 198.18.0.0/15 is set aside for benchmarks (RFC 2544), so no route of this machine leads there.
 """
 
+import errno
 import fcntl
 import heapq
 import json
@@ -41,6 +42,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 _SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFNETMASK, _SIOCSIFMTU, _SIOCSIFTXQLEN = 0x8914, 0x8916, 0x891C, 0x8922, 0x8943
 _IFF_UP = 0x1
+_PATIENCE = 60.0  # seconds for another process to be done with the lines
 _WAITING = 10_000  # packets that may wait for this program
 _AT_ONCE = 64  # of them are taken before those whose time has come go on
 
@@ -80,16 +82,6 @@ def lines(round_trips: Sequence[float], rate: float = RATE) -> Iterator[list[str
         process.stdout.close()
 
 
-def measured_round_trip(address: str, port: int, count: int = 10) -> float:
-    """The median time of a TCP connect, in seconds, by a plain blocking socket: what the line really does."""
-    times = []
-    for _ in range(count):
-        began = time.perf_counter()
-        with socket.create_connection((address, port)):
-            times.append(time.perf_counter() - began)
-    return sorted(times)[count // 2]
-
-
 class Line:
     """What happens to a packet, whichever way it goes. A core: times are arguments, in seconds of any one clock."""
 
@@ -108,10 +100,19 @@ class Line:
 
 
 def open_device() -> int:
-    """The TUN device, up; its descriptor. It goes when that is closed. Raises OSError."""
+    """The TUN device, up; its descriptor. It goes when that is closed. Waits while another process has it; raises
+    OSError."""
     device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     name = DEVICE.encode()
-    fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH22x", name, _IFF_TUN | _IFF_NO_PI))
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH22x", name, _IFF_TUN | _IFF_NO_PI))
+            break
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > end:
+                raise
+            time.sleep(0.1)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         for request, address in ((_SIOCSIFADDR, HERE), (_SIOCSIFNETMASK, _MASK)):
             packed = struct.pack("16sHH4s16x", name, socket.AF_INET, 0, socket.inet_aton(address))
@@ -152,7 +153,8 @@ def _arrived(device: int) -> Iterator[bytes]:
 
 def main(addresses: str, rate: str) -> None:
     """Until standard input ends."""
-    os.nice(-10)  # what waits for a processor is longer than it says
+    # What waits for a processor takes longer than it says.
+    os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(os.sched_get_priority_min(os.SCHED_RR)))
     device = open_device()
     print("open", flush=True)
     run(device, json.loads(addresses), float(rate), sys.stdin.fileno())

@@ -16,15 +16,21 @@ _STYLE = """\
   svg { color-scheme: light dark; font: 13px system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }
   .paper { fill: #ffffff; } text { fill: #1f2328; } .faint { fill: #59636e; }
   .grid { stroke: #d1d9e0; } .bar { fill: #4f86c6; } .first { fill: #1a7f37; } .reach { stroke: #1f2328; }
-  .s0 { stroke: #0b5cad; fill: #0b5cad; } .s1 { stroke: #b35900; fill: #b35900; } .s2 { stroke: #1a7f37; fill: #1a7f37; }
-  .s3 { stroke: #8250df; fill: #8250df; } .s4 { stroke: #b3261e; fill: #b3261e; } .s5 { stroke: #59636e; fill: #59636e; }
+  .s0 { stroke: #0b5cad; fill: #0b5cad; }
+  .s1 { stroke: #b35900; fill: #b35900; }
+  .s2 { stroke: #1a7f37; fill: #1a7f37; }
+  .s3 { stroke: #8250df; fill: #8250df; }
+  .s4 { stroke: #b3261e; fill: #b3261e; } .s5 { stroke: #59636e; fill: #59636e; }
   polyline { fill: none !important; stroke-width: 2; } .head { font-weight: 600; }
   @media (prefers-color-scheme: dark) {
     .paper { fill: #0d1117; } text { fill: #e6edf3; } .faint { fill: #9198a1; }
     .grid { stroke: #30363d; } .bar { fill: #3f74b5; } .first { fill: #2ea043; } .reach { stroke: #e6edf3; }
-    .s0 { stroke: #58a6ff; fill: #58a6ff; } .s1 { stroke: #f0a050; fill: #f0a050; }
-    .s2 { stroke: #56d364; fill: #56d364; } .s3 { stroke: #bc8cff; fill: #bc8cff; }
-    .s4 { stroke: #ff7b72; fill: #ff7b72; } .s5 { stroke: #9198a1; fill: #9198a1; }
+    .s0 { stroke: #58a6ff; fill: #58a6ff; }
+  .s1 { stroke: #f0a050; fill: #f0a050; }
+    .s2 { stroke: #56d364; fill: #56d364; }
+  .s3 { stroke: #bc8cff; fill: #bc8cff; }
+    .s4 { stroke: #ff7b72; fill: #ff7b72; }
+  .s5 { stroke: #9198a1; fill: #9198a1; }
   }
 """
 _WIDTH = 860
@@ -36,7 +42,7 @@ _DASHES = ("", "7 3", "2 3", "9 3 2 3", "12 4", "1 2")
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar up to `value`, None where there is nothing to draw, and a whisker up to `reach`; `text` stands beside it."""
+    """A bar up to `value`, None where there is nothing to draw, and a whisker up to `reach`; beside it `text`."""
 
     label: str
     value: float | None
@@ -142,7 +148,8 @@ def _frame(
         yield f'<text class="faint" x="{left - 6:.0f}" y="{at_y + 4:.0f}" text-anchor="end">{label}</text>'
     for place in _spread(across, furthest):
         at_x, _ = at(place, 0)
-        yield f'<text class="faint" x="{at_x:.0f}" y="{low + 17:.0f}" text-anchor="middle">{escape(x_form(place))}</text>'
+        label = escape(x_form(place))
+        yield f'<text class="faint" x="{at_x:.0f}" y="{low + 17:.0f}" text-anchor="middle">{label}</text>'
     middle = (left + right) / 2
     yield f'<text class="faint" x="{middle:.0f}" y="{low + 34:.0f}" text-anchor="middle">{escape(x_label)}</text>'
     for series in frame.series:

@@ -15,6 +15,9 @@ from infinitfs.errors import AlreadyExists, UsageError
 
 Kind = Literal["regions", "storage", "volume"]
 
+CURVES: dict[str, Unit] = {"upload": "B/s", "download": "B/s", "small reads": "1/s"}
+"""The curves of a storage: packs sent, segments received, and 4 KiB at a time."""
+
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a result: a region, or something done. `error` says why `values` has nothing."""
@@ -26,8 +29,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What one benchmark found. `subject` is what was measured, `curves` rates in bytes a second by the number of
-    connections, `conclusion` what it means, in sentences."""
+    """What one benchmark found. `subject` is what was measured, `curves` are rates by the number of connections, in the
+    unit that CURVES has for each, `conclusion` is what it means, in sentences, `options` what to mount with."""
 
     name: str = ""
     kind: Kind
@@ -36,6 +39,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     rows: list[Row]
     curves: dict[str, dict[int, float]] = {}
     conclusion: list[str]
+    options: list[str] = []
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ Invariant: a sample is what one round trip of its kind took when no packet of it
 retransmission measures the kernel's timer. Such a sample is a lost one.
 """
 
+import os
 import socket
 import ssl
 import sys
@@ -175,6 +176,8 @@ def _reason(error: BaseException) -> str:
         return f"its certificate is not trusted: {cause.verify_message}"
     if isinstance(cause, socket.gaierror):
         return "no such host"
-    if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror.lower()
+    if isinstance(cause, ssl.SSLError):
+        return "what answers does not speak TLS"
+    if isinstance(cause, OSError) and cause.errno:
+        return os.strerror(cause.errno).lower()
     return str(cause) or type(cause).__name__

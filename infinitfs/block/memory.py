@@ -31,3 +31,7 @@ class OpenBlocks:
         while self.used > self._limit:
             _, old = self._blocks.popitem(last=False)
             self.used -= len(old)
+
+    def clear(self) -> None:
+        self._blocks.clear()
+        self.used = 0

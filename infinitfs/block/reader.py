@@ -155,6 +155,11 @@ class BlockReader:
             raise DamagedFrame(reason="its content is not that of its block")
         return data
 
+    async def forget(self) -> None:
+        """Nothing of what was read is kept any more: the storage is asked again."""
+        self._open.clear()
+        await self._cache.clear()
+
     async def prefetch(self, locations: Iterable[Location]) -> None:
         """Bring the frames of these blocks into the disk cache, packs in parallel; a failure is left for the read to
         meet."""

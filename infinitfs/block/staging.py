@@ -61,6 +61,11 @@ class Staging:
         """Bytes in the pack that is being filled, 0 without one."""
         return self._open.size if self._open else 0
 
+    @property
+    def open_frames(self) -> int:
+        """Frames in that pack."""
+        return len(self._open.entries) if self._open else 0
+
     def path(self, pack: str) -> Path:
         return self._folder / pack
 

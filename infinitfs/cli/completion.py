@@ -15,7 +15,8 @@ VARIABLE = "_INFINITFS_COMPLETE"
 @click.command(
     "completion",
     cls=Command,
-    example='eval "$(infinitfs completion bash)"\ninfinitfs completion fish | source',
+    example="infinitfs completion bash > ~/.local/share/bash-completion/completions/infinitfs.bash\n"
+    "infinitfs completion fish > ~/.config/fish/completions/infinitfs.fish",
 )
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 _TEMPORARY = "ASIA"
 """https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html: STS's keys start with it."""
 
+_PATIENCE = 10.0
+"""Seconds that a mount may take to answer."""
+
 
 @click.group(cls=Group)
 def credentials() -> None:
@@ -154,8 +157,7 @@ def _renew_mounts(invocation: Invocation, name: str, keys: "StaticKeys") -> list
         if volume.volume not in running:
             continue
         try:
-            for _ in ask(invocation.paths, volume.volume, "renew", account=msgspec.to_builtins(keys)):
-                pass
+            list(ask(invocation.paths, volume.volume, "renew", patience=_PATIENCE, account=msgspec.to_builtins(keys)))
         except InfinitfsError as error:
             invocation.note(f'The mount of "{volume.name}" keeps the old key until it is mounted again: {error}')
         else:

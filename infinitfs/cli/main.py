@@ -20,6 +20,7 @@ COMMANDS = {
     "status": ("infinitfs.cli.status:status", "What the mounts of this machine are doing."),
     "copy": ("infinitfs.cli.copy:copy", "Copy inside a mounted folder, without moving data."),
     "gc": ("infinitfs.cli.gc:gc", "Give back the space of what nothing needs any more."),
+    "benchmark": ("infinitfs.cli.benchmark:benchmark", "How far a region is, what a storage and a mount give."),
     "doctor": ("infinitfs.cli.doctor:doctor", "What stands in the way, and what to do about it."),
     "systemd": ("infinitfs.cli.systemd:systemd", "Units that mount a volume at every start."),
     "quickstart": ("infinitfs.cli.quickstart:quickstart", "From nothing to a mounted folder."),

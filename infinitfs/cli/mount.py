@@ -107,11 +107,13 @@ def unmount(invocation: Invocation, directory: str) -> None:
     where = absolute(directory)
     volume_id = find_mount(invocation.paths, where)
     try:
-        _follow(ask(invocation.paths, volume_id, "unmount"), shown=not invocation.json and sys.stderr.isatty())
+        shown = not invocation.json and sys.stderr.isatty()
+        last = _follow(ask(invocation.paths, volume_id, "unmount"), shown=shown)
     except KeyboardInterrupt:
         invocation.note("The mount goes on sending; the same command waits for it again.")
         raise
-    invocation.answer({"unmounted": str(where)}, f"Unmounted {where}.")
+    asked = {field: last[field] for field in ("requests", "cost") if field in last}
+    invocation.answer({"unmounted": str(where)} | asked, f"Unmounted {where}.{_account(last)}")
 
 
 def mount_volume(
@@ -121,13 +123,20 @@ def mount_volume(
 
     `options` are fields of `MountRequest`. Starts no thread before the mount has forked.
     """
-    from infinitfs.cli.account import open_volume
+    from infinitfs.cli.account import account_of_storage, open_volume
     from infinitfs.mount.daemon import mount as mount_now
     from infinitfs.mount.request import MountRequest
 
     opened = open_volume(invocation, name)
     request = MountRequest(volume=name, directory=str(directory), debug=invocation.debug, **options)
-    mount_now(invocation.paths, request, opened.identity, opened.account, foreground=foreground)
+    mount_now(
+        invocation.paths,
+        request,
+        opened.identity,
+        opened.account,
+        find_account=lambda: account_of_storage(invocation, opened.storage),
+        foreground=foreground,
+    )
 
 
 def absolute(directory: str) -> Path:
@@ -145,12 +154,24 @@ def _name_and_directory(operands: list[str], name: str | None, mountpoint: str |
     return require(name, "Volume name", "--name"), require(mountpoint, "Mountpoint", "--mountpoint")
 
 
-def _follow(steps: "Iterator[dict[str, Any]]", *, shown: bool) -> None:
-    """Wait for the end of `steps`, with a bar of what is stored where somebody looks."""
+def _account(state: dict[str, Any]) -> str:
+    """What a mount has asked of the storage, as one more line; nothing where that is not known."""
+    from infinitfs.cli.status import details
+    from infinitfs.config.sizes import format_size
+
+    if "requests" not in state:
+        return ""
+    shown = details(state)
+    cost = f", {shown['cost']} at the prices of S3 Standard" if shown["cost"] else ""
+    moved = f"{format_size(state['uploaded_bytes'])} up, {format_size(state['downloaded_bytes'])} down"
+    return f"\nAsked of the storage: {shown['requests'] or 'nothing'}; {moved}{cost}."
+
+
+def _follow(steps: "Iterator[dict[str, Any]]", *, shown: bool) -> dict[str, Any]:
+    """Wait for the end of `steps`, with a bar of what is stored where somebody looks; returns the last one."""
+    step: dict[str, Any] = {}
     if not shown:
-        for _ in steps:
-            pass
-        return
+        return [step, *steps][-1]
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -175,3 +196,4 @@ def _follow(steps: "Iterator[dict[str, Any]]", *, shown: bool) -> None:
             waiting = int(step["backlog_bytes"])
             total = max(total, waiting)
             progress.update(task, total=total, completed=total - waiting)
+    return step

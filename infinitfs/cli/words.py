@@ -38,7 +38,7 @@ def _names(kind: str, ctx: click.Context) -> list[str]:
 
     _, *words = ctx.command_path.split()
     collection = _RECORDS.get(kind) or _NOUNS.get(words[0], "volumes" if words[0] == "mount" else "")
-    if not collection or words[-1] in _NEW and kind == "NAME":
+    if not collection or (kind == "NAME" and words[-1] in _NEW):
         return []
     with suppress(InfinitfsError):
         names: list[str] = getattr(Store(Paths.from_environment(os.environ)), collection).names()
@@ -50,6 +50,6 @@ def give_words(parameters: list[click.Parameter]) -> None:
     """Let every parameter of plain text whose metavar is known complete."""
     for parameter in parameters:
         kinds = (parameter.metavar or "").strip("[]").split()
-        if type(parameter.type) is click.types.StringParamType and kinds:
-            if all(kind in _PLACES or kind in _RECORDS or kind == "NAME" for kind in kinds):
-                parameter.type = Word(kinds)
+        known = all(kind in _PLACES or kind in _RECORDS or kind == "NAME" for kind in kinds)
+        if kinds and known and type(parameter.type) is click.types.StringParamType:
+            parameter.type = Word(kinds)

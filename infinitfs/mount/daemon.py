@@ -51,17 +51,28 @@ _ELSEWHERE = (
 _OBSERVED = 2.0  # seconds between two looks at how fast bytes move
 
 
+FindAccount = Callable[[], Account | None]
+"""What is configured now to open the volume's storage with."""
+
+
 def mount(
-    paths: Paths, request: MountRequest, identity: Identity, account: Account | None, *, foreground: bool
+    paths: Paths,
+    request: MountRequest,
+    identity: Identity,
+    account: Account | None,
+    *,
+    find_account: FindAccount,
+    foreground: bool,
 ) -> None:
-    """Mount a volume; returns once it is usable, or in the foreground once it is unmounted and drained.
+    """Mount a volume; returns once it is usable, or in the foreground once it is unmounted and drained. When it is told
+    to look again (SIGHUP), `find_account` is asked.
 
     To be called before any thread is started: it forks. Raises MountFailed and what `open_session` raises.
     """
     mountpoint.prepare(Path(request.directory))
     if foreground:
         _log_to(Path(request.log_file) if request.log_file else None, request)
-        _run(paths, request, identity, account, Notifier(os.environ), ready=lambda: None)
+        _run(paths, request, identity, account, find_account, Notifier(os.environ), ready=lambda: None)
         return
     reader, writer = os.pipe()
     sys.stdout.flush()
@@ -73,7 +84,7 @@ def mount(
     try:
         os.close(reader)
         _detach()
-        _serve_in_background(paths, request, identity, account, writer)
+        _serve_in_background(paths, request, identity, account, find_account, writer)
     finally:
         os._exit(0)  # never back into the caller's code, which belongs to the parent
 
@@ -90,8 +101,9 @@ def _await_answer(reader: int, request: MountRequest) -> None:
 
 
 def _detach() -> None:
-    """A session of its own, nothing of the terminal held open, no folder held busy."""
-    os.setsid()
+    """Nothing of the terminal held open, no folder held busy. Who interrupts the command before it has an answer ends
+    this process, too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.chdir("/")
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
@@ -101,7 +113,12 @@ def _detach() -> None:
 
 
 def _serve_in_background(
-    paths: Paths, request: MountRequest, identity: Identity, account: Account | None, writer: int
+    paths: Paths,
+    request: MountRequest,
+    identity: Identity,
+    account: Account | None,
+    find_account: FindAccount,
+    writer: int,
 ) -> None:
     answered = False
 
@@ -109,12 +126,14 @@ def _serve_in_background(
         nonlocal answered
         if not answered:
             answered = True
+            # Not sooner: an automount lets nobody but the process group of mount(8) near the folder until it is done.
+            os.setsid()
             os.write(writer, data)
             os.close(writer)
 
     try:
         _log_to(_log_path(paths, request), request)
-        _run(paths, request, identity, account, Notifier({}), ready=lambda: answer(b"ready"))
+        _run(paths, request, identity, account, find_account, Notifier({}), ready=lambda: answer(b"ready"))
     except InfinitfsError as error:
         _log.error("%s", error)
         answer(msgspec.json.encode((type(error).__name__, error.fields)))
@@ -141,13 +160,14 @@ def _run(
     request: MountRequest,
     identity: Identity,
     account: Account | None,
+    find_account: FindAccount,
     notifier: Notifier,
     *,
     ready: Callable[[], None],
 ) -> None:
     keep_secrets()
     with profiled(request.profile):
-        trio.run(_serve, paths, request, identity, account, notifier, ready)
+        trio.run(_serve, paths, request, identity, account, find_account, notifier, ready)
 
 
 async def _serve(
@@ -155,28 +175,31 @@ async def _serve(
     request: MountRequest,
     identity: Identity,
     account: Account | None,
+    find_account: FindAccount,
     notifier: Notifier,
     ready: Callable[[], None],
 ) -> None:
     async with background() as nursery:
         nursery.start_soon(notifier.run)
         async with open_session(paths, request, identity, account) as session:
-            daemon = _Daemon(session, request, notifier)
+            daemon = _Daemon(session, request, find_account, notifier)
             record = MountRecord(request.volume, session.status().volume_id, request.directory, os.getpid())
             await nursery.start(lambda task_status: serve(paths, record, daemon.answer, task_status=task_status))
             nursery.start_soon(daemon.heed_signals)
-            nursery.start_soon(daemon.observe)
-            await daemon.mounted(ready)
-            await daemon.finish()
+            async with background() as observing:  # which must end before the session does
+                observing.start_soon(daemon.observe)
+                await daemon.mounted(ready)
+                await daemon.finish()
         await daemon.tell()
     if daemon.failure is not None:
         raise daemon.failure
 
 
 class _Daemon:
-    def __init__(self, session: Session, request: MountRequest, notifier: Notifier) -> None:
+    def __init__(self, session: Session, request: MountRequest, find_account: FindAccount, notifier: Notifier) -> None:
         self._session = session
         self._request = request
+        self._find_account = find_account
         self._notifier = notifier
         notifier.look = self._progress
         self._directory = Path(request.directory)
@@ -239,6 +262,8 @@ class _Daemon:
 
     async def tell(self) -> None:
         """After the session was closed, the volume given up and the lock free: who waits for that is told."""
+        if self._final is not None:
+            self._final["requests"] = self._session.requests()  # to close it took some more
         self._over.set()
         with trio.move_on_after(5):
             while self._waiting:
@@ -257,16 +282,25 @@ class _Daemon:
                         nursery.start_soon(self._leave)
 
     async def _reload(self) -> None:
+        """Take the credentials that are configured now."""
         await self._notifier.reloading(done=False)
-        _log.info("Looking again at what is configured.")
+        try:
+            account = await trio.to_thread.run_sync(self._find_account)
+            if account is not None:
+                self._session.renew(account)
+            _log.info("The credentials that are configured now are in use.")
+        except InfinitfsError as error:
+            _log.error("The credentials stay as they are: %s", error)
+        except Exception:
+            _log.exception("The credentials stay as they are.")
         await self._notifier.reloading(done=True)
 
     async def _leave(self) -> None:
         """Unmount, and let nobody prevent it: after a while programs that still use the folder lose it, but nothing
         that they have written by then."""
         await self._notifier.enter(Phase.STOPPING)
-        await trio.to_thread.run_sync(mountpoint.write_back, self._directory)
         ends = trio.current_time() + _GRACE
+        await self._write_back()
         while (held := await self._held()) is not None:
             if trio.current_time() >= ends:
                 _log.warning("%s The mount ends now: who still uses it gets errors.", held)
@@ -286,8 +320,13 @@ class _Daemon:
             return InUse(what=str(self._directory), remedy=_ELSEWHERE)
         return None
 
+    async def _write_back(self) -> None:
+        """Ask the kernel for what programs have written, but not for ever: a full backlog may hold it up."""
+        with trio.move_on_after(_GRACE / 2):
+            await trio.to_thread.run_sync(mountpoint.write_back, self._directory, abandon_on_cancel=True)
+
     async def _take_away(self) -> None:
-        await trio.to_thread.run_sync(mountpoint.write_back, self._directory)
+        await self._write_back()
         await trio.sleep(_LAST_WRITES)
         try:
             await trio.to_thread.run_sync(lambda: mountpoint.unmount(self._directory, lazy=True))
@@ -306,21 +345,26 @@ class _Daemon:
 
     def _progress(self) -> Progress:
         """What the service manager is told."""
-        status = self._session.status()
-        return Progress(status.backlog_bytes, status.uploaded_bytes, status.position, status.trouble)
+        status = self._status()
+        return Progress(status["backlog_bytes"], status["uploaded_bytes"], status["position"], status["trouble"])
 
     def _status(self) -> dict[str, Any]:
         status: dict[str, Any] = self._final or msgspec.to_builtins(self._session.status())
         return status
 
     async def answer(self, request: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        """What the control socket asks: status, unmount, collect, clone, renew (keys)."""
+        """What the control socket asks: status, unmount, collect, store (all until now), forget (what can be read
+        again), clone, renew (keys)."""
         command = request["command"]
         if command == "status":
             yield self._status()
         elif command == "collect":
             freed = await self._session.volume.collector.collect()
             yield freed._asdict()
+        elif command == "store":
+            await self._session.volume.drain()
+        elif command == "forget":
+            await self._session.volume.forget()
         elif command == "clone":
             await self._clone(int(request["source"]), int(request["target"]), int(request["length"]))
         elif command == "renew":
@@ -347,6 +391,7 @@ class _Daemon:
                     await self._over.wait()
             if self.failure is not None:
                 raise self.failure
+            yield self._status()
         finally:
             self._waiting -= 1
             self._draining.cancel()

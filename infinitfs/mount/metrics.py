@@ -16,6 +16,8 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 _WINDOW = 15.0  # seconds: some packs, even where one takes long
+_FORGETS = 60.0  # seconds
+_TELLING = 1_000_000  # bytes: less than that, and not even a pack, says nothing of a link
 _STATES = ("ready", "offline", "draining", "read-only")
 
 
@@ -36,33 +38,45 @@ class Timing:
 
 
 class Rates(NamedTuple):
-    """Bytes a second."""
+    """Bytes a second of the last seconds, and the seconds that sending what waits takes, None where nothing tells."""
 
     upload: float
     download: float
+    drain: float | None
 
 
 class Throughput:
-    """The rates of the last WINDOW seconds, from totals that are looked at now and then."""
+    """How fast bytes move, from totals that are looked at now and then.
+
+    The time to drain comes from how fast bytes went up while some waited, of which a minute of sending forgets half:
+    pauses do not make a link slow.
+    """
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int, int]] = deque()
+        self._waiting = False
+        self._sent = 0.0
+        self._sending = 0.0
 
-    def observe(self, now: float, uploaded: int, downloaded: int) -> Rates:
-        """Take the totals of this moment; the rates since the oldest moment of the window."""
+    def observe(self, now: float, uploaded: int, downloaded: int, backlog: int) -> Rates:
+        """Take the totals of this moment, in bytes."""
+        if self._waiting:
+            then, before, _ = self._seen[-1]
+            kept = 0.5 ** ((now - then) / _FORGETS)
+            self._sent = self._sent * kept + uploaded - before
+            self._sending = self._sending * kept + now - then
+        self._waiting = backlog > 0
         self._seen.append((now, uploaded, downloaded))
         while len(self._seen) > 1 and self._seen[1][0] <= now - _WINDOW:
             self._seen.popleft()
-        then, up, down = self._seen[0]
-        passed = max(now - then, 1.0)
-        return Rates((uploaded - up) / passed, (downloaded - down) / passed)
+        first, up, down = self._seen[0]
+        passed = max(now - first, 1.0)
+        return Rates((uploaded - up) / passed, (downloaded - down) / passed, self._drain(backlog))
 
-
-def drain_time(backlog: int, rate: float) -> float | None:
-    """Seconds until `backlog` bytes are sent at this rate; None where nothing moves."""
-    if not backlog:
-        return 0.0
-    return backlog / rate if rate > 0 else None
+    def _drain(self, backlog: int) -> float | None:
+        if not backlog:
+            return 0.0
+        return backlog * self._sending / self._sent if self._sent >= _TELLING else None
 
 
 # --- Prometheus ---

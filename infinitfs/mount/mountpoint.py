@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from infinitfs.errors import InUse, MountFailed, UnmountFailed
-from infinitfs.mount.kernel import device_of
+from infinitfs.mount.kernel import unescaped
 
 _LAYERS = 8  # killed mounts may lie on top of each other; more than this is something else
 
@@ -39,9 +39,23 @@ def prepare(directory: Path) -> None:
 
 
 def is_mounted(directory: Path) -> bool:
-    """Whether anything is mounted at `directory`, by the kernel's table: the folder is not looked into."""
+    """Whether anything is mounted at `directory`, by the kernel's table: the folder is not looked into. An automount
+    that waits for a mount is none itself."""
     place = Path(os.path.realpath(directory.parent), directory.name)
-    return device_of(str(place), Path("/proc/self/mountinfo").read_text(errors="surrogateescape")) is not None
+    return type_of(str(place), Path("/proc/self/mountinfo").read_text(errors="surrogateescape")) not in (
+        None,
+        "autofs",
+    )
+
+
+def type_of(directory: str, mountinfo: str) -> str | None:
+    """The type of the filesystem on top at `directory`, of the text of /proc/self/mountinfo (proc(5))."""
+    found = None
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        if unescaped(left.split(" ")[4]) == directory:
+            found = right.partition(" ")[0]
+    return found
 
 
 def unmount(directory: Path, *, lazy: bool = False) -> None:

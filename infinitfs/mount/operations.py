@@ -280,7 +280,8 @@ class Operations(pyfuse3.Operations):
         reply = pyfuse3.StatvfsData()
         reply.f_bsize = reply.f_frsize = _BLOCK
         reply.f_blocks = capacity // _BLOCK
-        reply.f_bfree = reply.f_bavail = (capacity - space.stored) // _BLOCK
+        reply.f_bfree = (capacity - space.stored) // _BLOCK
+        reply.f_bavail = space.left // _BLOCK if space.capacity else reply.f_bfree
         reply.f_files = 2**32
         reply.f_ffree = reply.f_favail = 2**32 - space.inodes
         reply.f_namemax = NAME_MAX

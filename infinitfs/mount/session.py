@@ -36,7 +36,7 @@ from infinitfs.errors import DamagedRecord, NotDrained, StorageUnreachable
 from infinitfs.keys import RandomBytes
 from infinitfs.keys.identity import Identity
 from infinitfs.mount.folders import Folders, own_state, take_lock
-from infinitfs.mount.metrics import Rates, Throughput, Timing, drain_time
+from infinitfs.mount.metrics import Rates, Throughput, Timing
 from infinitfs.mount.request import MountRequest
 from infinitfs.storage.account import Account
 from infinitfs.transfer.background import together
@@ -129,20 +129,23 @@ class Session:
     def rates(self) -> Rates:
         """How fast bytes move; asked for again and again, it knows the last 15 seconds."""
         stats = self._transfer.stats
-        return self._throughput.observe(trio.current_time(), stats.uploaded, stats.downloaded)
+        return self._throughput.observe(trio.current_time(), stats.uploaded, stats.downloaded, self.volume.backlog)
+
+    def requests(self) -> dict[str, dict[str, int]]:
+        """What was asked of the storage, as `storage.ledger.Usage` by kind; also after the session has ended."""
+        return {kind: msgspec.structs.asdict(usage) for kind, usage in self._transfer.stats.ledger.requests.items()}
 
     def status(self) -> Status:
         publisher = self.volume.publisher
         stats = self._transfer.stats
         rates = self.rates()
-        backlog = self.volume.backlog
         return Status(
             version=__version__,
             volume=self._request.volume,
             volume_id=self._opened.volume_id.hex(),
             mountpoint=self._request.directory,
             state=self._state(),
-            backlog_bytes=backlog,
+            backlog_bytes=self.volume.backlog,
             backlog_packs=self._staging.packs,
             backlog_records=publisher.pending_records,
             last_stored=publisher.last_stored,
@@ -155,9 +158,9 @@ class Session:
             downloaded_bytes=stats.downloaded,
             upload_rate=rates.upload,
             download_rate=rates.download,
-            drain_seconds=drain_time(backlog, rates.upload),
+            drain_seconds=rates.drain,
             operations=self.timings,
-            requests={kind: msgspec.structs.asdict(usage) for kind, usage in stats.ledger.requests.items()},
+            requests=self.requests(),
             cost=stats.ledger.cost,
             errors=stats.errors,
             restarts=stats.restarts,

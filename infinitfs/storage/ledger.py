@@ -32,9 +32,10 @@ class Usage(msgspec.Struct):
 
 
 class Ledger:
-    """`requests` by kind."""
+    """`requests` by kind. `billed`: whether anybody asks money for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, billed: bool = True) -> None:
+        self._billed = billed
         self.requests = {kind: Usage() for kind in PRICES}
 
     def note(self, trace: Trace) -> None:
@@ -60,7 +61,9 @@ class Ledger:
         return taken
 
     @property
-    def cost(self) -> float:
-        """An estimate, in US dollars."""
+    def cost(self) -> float | None:
+        """An estimate, in US dollars; None where nothing is billed."""
+        if not self._billed:
+            return None
         requests = sum(PRICES[kind] * usage.count for kind, usage in self.requests.items())
         return requests + PRICE_OUT * self.requests["get"].bytes

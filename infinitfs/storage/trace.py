@@ -12,7 +12,6 @@ import trio
 
 from infinitfs.storage.base import Buffer, ObjectInfo, Storage
 
-
 _KEYS_A_PAGE = 1000
 
 

@@ -127,6 +127,11 @@ class PackCache:
         self._forget(run for run in self._packs.get(pack, ()) if run.ready.is_set())
         await self._sweep()
 
+    async def clear(self) -> None:
+        """Forget all that nobody is reading."""
+        self._trim(0)
+        await self._sweep()
+
     # --- which runs there are: no await between a look and the change it leads to ---
 
     def _check(self, pack: str, size: int, spans: Sequence[Span]) -> None:

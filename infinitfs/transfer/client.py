@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 import trio
 
-from infinitfs.config.model import FilesystemStorageRecord
+from infinitfs.config.model import FilesystemStorageRecord, S3StorageRecord
 from infinitfs.errors import (
     DamagedObject,
     InfinitfsError,
@@ -107,7 +107,8 @@ class TransferClient:
     # --- base.Transfer ---
 
     async def upload(self, key: str, path: Path) -> None:
-        self.stats.uploaded += await self._number(protocol.Upload(key, os.fsencode(path)))
+        sent = await self._number(protocol.Upload(key, os.fsencode(path)))
+        self.stats.uploaded += sent  # not in one line: others have added to it meanwhile
 
     async def download(self, key: str, start: int, length: int, path: Path) -> None:
         written = await self._number(Download(key, start, length, os.fsencode(path)))
@@ -330,6 +331,7 @@ async def local_transfer(storage: Storage, *, connections: int = 32) -> AsyncIte
 @contextlib.asynccontextmanager
 async def _client(connect: Connect, opening: Open) -> AsyncIterator[TransferClient]:
     client = TransferClient()
+    client.stats.ledger = Ledger(billed=isinstance(opening.record, S3StorageRecord))
     async with background() as nursery:
         nursery.start_soon(client.run, connect, opening)
         await client.opened()

@@ -194,9 +194,7 @@ async def _opened(opening: Open, ledger: Ledger) -> AsyncIterator[Storage]:
 def decorated(backend: Storage, opening: Open, ledger: Ledger) -> Storage:
     """`backend` with every request noted in `ledger`, limited and retried."""
     return RetryStorage(
-        LimitStorage(
-            TraceStorage(backend, ledger.note), upload=opening.upload_limit, download=opening.download_limit
-        ),
+        LimitStorage(TraceStorage(backend, ledger.note), upload=opening.upload_limit, download=opening.download_limit),
         deadline=opening.deadline,
         put_deadline=min(_PUT_DEADLINE, opening.deadline),
         random=random.random,

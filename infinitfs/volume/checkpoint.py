@@ -50,6 +50,11 @@ _SHARE = 0.5  # of the last checkpoint's size: journal beyond it makes one due
 _RECORDS = 1000  # records that a fresh machine would have to fetch one by one
 
 
+def most_stored(size: int) -> int:
+    """The most bytes that the checkpoints and the journal of a database of `size` bytes take in the storage."""
+    return (KEPT + 1) * size + KEPT * max(_SMALLEST, int(size * _SHARE))
+
+
 class Group(msgspec.Struct, frozen=True, array_like=True):
     """`[offset, offset + length)` of the pack `pack` (hex) is the frame of the group with that keyed digest."""
 

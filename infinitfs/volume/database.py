@@ -253,6 +253,11 @@ class Database:
                 self._syncing = None
 
     @property
+    def size(self) -> int:
+        """Bytes of its pages."""
+        return int(self.connection.pragma("page_count")) * PAGE_SIZE
+
+    @property
     def log_is_long(self) -> bool:
         return self._log_pages >= self._relieve_at and not self._relieving
 

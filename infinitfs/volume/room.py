@@ -3,7 +3,9 @@
 Above: `writeback` asks before bytes are taken, `volume.Volume` before a name is made. Below: `blocks` and
 `block.staging`, whose totals it compares.
 Invariant: what was taken always finds room: a limit refuses new bytes, it never stops a flush of old ones. So the
-disk is full for programs while it still has RESERVE bytes for the endings of staged packs and for the database.
+disk is full for programs while it still has RESERVE bytes for the endings of staged packs and for the database, and
+the storage while it still has room for the most that the taken bytes can become when they are sealed, and for the most
+that the journal and the checkpoints can take; so its capacity is never exceeded, not even for a moment.
 """
 
 import os
@@ -12,9 +14,20 @@ from pathlib import Path
 from infinitfs.block.staging import Staging
 from infinitfs.errors import NoSpace
 from infinitfs.volume.blocks import Blocks
+from infinitfs.volume.checkpoint import most_stored
 from infinitfs.volume.database import Database
 
 RESERVE = 16 * 2**20
+_FRAME = 40 + 4 + 16 + 44  # bytes around a block: the frame's, and its entry in the pack's index
+_PADDING = 8  # a frame's padding is at most an eighth of it (Padmé: 12% for the smallest)
+_PAGE = 4096  # the least that the kernel writes inside of a file
+_ENDING = 256  # bytes around a pack's index
+
+
+def most_sealed(plain: int, files: int) -> int:
+    """The most bytes that `plain` bytes of so many files become in packs."""
+    size = plain + _FRAME * (plain // _PAGE + files)
+    return size + size // _PADDING
 
 
 class Room:
@@ -31,9 +44,21 @@ class Room:
         self._capacity = capacity
         self._backlog = backlog
 
-    def check(self, more: int) -> None:
-        """Raise NoSpace where `more` bytes, those in memory included, have no place to go."""
-        if self._capacity and self._blocks.stored + self._staging.open_size + more > self._capacity:
+    @property
+    def stored(self) -> int:
+        """Bytes of packs, those on their way included."""
+        frames = self._staging.open_frames
+        ending = most_sealed(0, frames) + _ENDING if frames else 0
+        return self._blocks.stored + self._staging.open_size + ending
+
+    def left(self) -> int:
+        """Sealed bytes that the storage's capacity, if it has one, still has room for."""
+        metadata = most_stored(self._database.size) + self._database.outbox_bytes
+        return max(0, self._capacity - self.stored - metadata)
+
+    def check(self, more: int, files: int = 1) -> None:
+        """Raise NoSpace where `more` bytes of so many files, those in memory included, have no place to go."""
+        if self._capacity and most_sealed(more, files) + _ENDING > self.left():
             raise NoSpace(what="the storage", remedy="delete something, or raise the storage's capacity")
         if self._staging.waiting + self._database.outbox_bytes + more > self._backlog:
             raise NoSpace(

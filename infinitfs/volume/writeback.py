@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable
 import trio
 
 from infinitfs.block.writer import BlockWriter, Request
-from infinitfs.errors import InfinitfsError, NoSuchEntry
+from infinitfs.errors import InfinitfsError, NoSpace, NoSuchEntry
 from infinitfs.file.dirty import Bytes
 from infinitfs.file.extents import Edit
 from infinitfs.file.file import File
@@ -75,12 +75,22 @@ class WriteBack:
         Raises NoSpace where they would not fit into the storage's capacity or the backlog's limit; where memory is
         full and cannot be emptied, what the last flush raised.
         """
-        self._room.check(self.bytes + length)
+        try:
+            self._check_room(length)
+        except NoSpace:
+            if not self.bytes:
+                raise
+            await self.flush_all()  # only then it is known how much of it is new and how far it compresses
+            self._check_room(length)
         while self.bytes >= FULL:
             if self.trouble is not None:
                 raise self.trouble
             self._wake.set()
             await self._flushed.wait()
+
+    def _check_room(self, length: int) -> None:
+        # What files keep of their last blocks is stored again, with what follows it.
+        self._room.check(self.bytes + self._tail_bytes + length, len(self._dirty) + 1)
 
     def write(self, file: File, offset: int, data: Bytes) -> None:
         before = file.bytes_in_memory

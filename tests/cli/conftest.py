@@ -3,7 +3,6 @@
 Invariant: nothing outside the test's folder is read or written; the fake mounts record what they were asked.
 """
 
-import functools
 import os
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from botocore.session import create_loader
 from click.testing import CliRunner, Result
 
 from infinitfs.cli.main import root
@@ -72,14 +70,6 @@ def mounts(monkeypatch: pytest.MonkeyPatch) -> Mounts:
         vars(module).update(members)
         monkeypatch.setitem(sys.modules, module.__name__, module)
     return fake
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_loader() -> Iterator[None]:
-    """botocore reads its descriptions of S3 once, not once for every client: that is most of a client's cost."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("botocore.session.create_loader", functools.cache(create_loader))
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -5,13 +5,16 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from infinitfs.cli.account import open_account
 from infinitfs.cli.invocation import Invocation
+from infinitfs.errors import StorageUnreachable
 from infinitfs.storage.account import Account, Environment, InstanceRole, Profile, Role, StaticKeys
 from tests.support.console import Console
-from tests.support.mounts import Run
+from tests.support.mounts import Mounts, Run, volume_record
+from tests.support.s3_server import S3Server
 
 KEY_ID = "AKIAIOSFODNN7EXAMPLE"
 KEY = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
@@ -178,6 +181,91 @@ def test_rotate_replaces_the_key(run: Run, environ: dict[str, str]) -> None:
     assert result.stdout == 'Locally replaced AWS credentials "s3-user".\n'
     assert account(environ) == static("NEWID", "newsecret")
     assert "NEWID" in run("credentials", "list").stdout
+
+
+def test_rotate_tells_the_mounts_that_use_the_key(run: Run, environ: dict[str, str], mounts: Mounts) -> None:
+    for name in ("s3-user", "other"):
+        run("credentials", "add", "--aws", name, input=f"{KEY_ID}\n{KEY}\n")
+    place = ("--region", "eu-central-1", "--bucket", "some-bucket", "--no-check")
+    for name, account_name in (("mine", "s3-user"), ("theirs", "other")):
+        run("storage", "create", "--s3", name, "--account", account_name, *place)
+    for name, storage in (("drive", "mine"), ("resting", "mine"), ("foreign", "theirs")):
+        Invocation(environ=environ).store.volumes.create(volume_record(name, "alice", storage))
+    mounts.mountpoints = {volume_record(name, "", "").volume: f"/{name}" for name in ("drive", "foreign")}
+    result = run("credentials", "rotate", "s3-user", "--json", input="NEWID\nnewsecret\n")
+    assert json.loads(result.stdout)["mounts"] == ["drive"]
+    told = mounts.call("renew")
+    assert told["volume_id"] == volume_record("drive", "", "").volume
+    assert msgspec.convert(told["account"], StaticKeys) == static("NEWID", "newsecret")
+
+    mounts.failure = StorageUnreachable(storage="The mount", reason="it ended")
+    result = run("credentials", "rotate", "s3-user", input="NEWID\nnewsecret\n")
+    assert result.exit_code == 0
+    assert 'The mount of "drive" keeps the old key until it is mounted again' in result.stderr
+
+
+def test_temporary_keys_are_kept_with_their_token(run: Run, environ: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("asessiontoken==\n")
+    more = ["--session-token-file", str(tmp_path / "token")]
+    assert run("credentials", "add", "--aws", "s3-user", *more, input="ASIAKEY\nsecret\n").exit_code == 0
+    kept = StaticKeys(access_key_id="ASIAKEY", secret_access_key="secret", session_token="asessiontoken==")  # noqa: S106
+    assert account(environ) == kept
+    assert run("credentials", "rotate", "s3-user", *more, input="ASIAKEY\nnew\n").exit_code == 0
+    rotated = msgspec.structs.replace(kept, secret_access_key="new")  # noqa: S106
+    assert account(environ) == rotated
+    result = run("credentials", "rotate", "s3-user", input="ASIAKEY\nnew\n")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert account(environ) == rotated
+
+
+@pytest.fixture
+def place(s3: S3Server) -> list[str]:
+    bucket = s3.create_bucket()
+    return ["--account", "s3-user", "--region", "us-east-1", "--bucket", bucket, "--endpoint", s3.endpoint]
+
+
+def test_check_says_whose_a_key_is_and_what_it_may(run: Run, s3: S3Server, place: list[str]) -> None:
+    keys = s3.add_user("s3:ListBucket", "s3:GetObject", "sts:GetCallerIdentity")
+    run("credentials", "add", "--aws", "s3-user", input=f"{keys.access_key_id}\n{keys.secret_access_key}\n")
+    for name in ("one", "two"):
+        assert run("storage", "create", "--s3", name, *place, "--no-check").exit_code == 0
+    result = run("credentials", "check", "s3-user")
+    who, heading, *rows = result.stdout.splitlines()
+    assert who.startswith(f'The key {keys.access_key_id} of "s3-user" is arn:aws:iam::123456789012:user/user-')
+    assert heading.split() == ["STORAGE", "LIST", "READ", "WRITE", "DELETE", "PROBLEM"]
+    assert [row.split() for row in rows] == [["one", "yes", "yes", "no", "no"], ["two", "yes", "yes", "no", "no"]]
+    assert result.exit_code == 14
+    told = json.loads(run("credentials", "check", "s3-user", "--json").stdout)
+    assert told["caller"] in who
+    assert told["storages"][0] == {
+        "name": "one",
+        "list": True,
+        "read": True,
+        "write": False,
+        "delete": False,
+        "problem": "",
+    }
+
+    everything = f"{s3.access_key_id}\n{s3.secret_access_key}\n"
+    assert run("credentials", "rotate", "s3-user", input=everything).exit_code == 0
+    result = run("credentials", "check", "s3-user")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[2].split() == ["one", "yes", "yes", "yes", "yes"]
+    client = s3.client()
+    assert client.list_objects_v2(Bucket=place[5])["KeyCount"] == 0
+    client.close()
+
+
+def test_check_of_a_key_that_is_not_known(run: Run, s3: S3Server, place: list[str]) -> None:
+    run("credentials", "add", "--aws", "s3-user", input=f"{KEY_ID}\n{KEY}\n")
+    result = run("credentials", "check", "s3-user", AWS_ENDPOINT_URL_STS=s3.endpoint)
+    assert (result.exit_code, result.stdout) == (14, "")
+    assert "refused the key (the access key id is not known there, or it is disabled)" in result.stderr
+    run("storage", "create", "--s3", "one", *place, "--no-check")
+    result = run("credentials", "check", "s3-user")
+    assert result.exit_code == 14
+    assert "not known there" in result.stdout
+    assert KEY not in result.stdout + result.stderr
 
 
 def test_a_sealed_secret_does_not_open_under_another_name(run: Run, environ: dict[str, str], home: Path) -> None:

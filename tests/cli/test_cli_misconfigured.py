@@ -401,3 +401,12 @@ def test_where_the_bucket_s_name_goes_is_found_by_trying(world: World) -> None:
     world.stub.plan = lambda request: None
     assert world.create(bucket=BUCKET, region="us-east-1", endpoint=endpoint).exit_code == 0
     assert "virtual" not in world.run("storage", "show", "remote").stdout
+
+
+def test_no_traceback_shows_a_secret(world: World) -> None:
+    wrong = StaticKeys(access_key_id=world.s3.access_key_id, secret_access_key="wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY")  # noqa: S106
+    world.add(keys=wrong)
+    result = world.create("--debug")
+    assert result.exit_code == 14
+    assert "Traceback" in result.stderr
+    assert wrong.secret_access_key not in result.stderr + result.stdout

@@ -1,6 +1,8 @@
 """`infinitfs mount`, `unmount`, `status` and `quickstart`, over a `mount/` that only records what it is
 asked."""
 
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from infinitfs.errors import MountFailed, NotDrained, VolumeOwned
 from infinitfs.mount.request import MountRequest
 from infinitfs.storage.account import StaticKeys
 from tests.support.console import Console
-from tests.support.mounts import Mounts, Run
+from tests.support.mounts import Mounts, Run, status_of
 
 
 @pytest.fixture
@@ -140,6 +142,23 @@ def test_unmount_waits_for_the_end(run: Run, mounts: Mounts, drive: Path) -> Non
     assert run("unmount", str(drive)).stdout == f"Unmounted {drive}.\n"
     assert mounts.mountpoints == {}
     assert run("unmount", str(drive)).exit_code == 10
+
+
+def test_unmount_says_what_was_asked_of_the_storage(
+    run: Run, mounts: Mounts, drive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("mount", "drive", str(drive))
+    (volume_id,) = mounts.mountpoints
+    usage = {"put": {"count": 12, "bytes": 14_000_000, "failed": 1}, "get": {"count": 3, "bytes": 5000, "failed": 0}}
+    last = status_of(volume_id, str(drive)) | {"requests": usage, "cost": 0.00123}
+    monkeypatch.setattr(sys.modules["infinitfs.mount.control"], "ask", lambda paths, volume, command: iter([{}, last]))
+    assert run("unmount", str(drive)).stdout == (
+        f"Unmounted {drive}.\n"
+        "Asked of the storage: 12 put (1 failed), 3 get; 4.00 KB up, 5.00 KB down, "
+        "about $0.0012 at the prices of S3 Standard.\n"
+    )
+    answer = json.loads(run("unmount", str(drive), "--json").stdout)
+    assert (answer["requests"], answer["cost"]) == (usage, 0.00123)
 
 
 def test_unmount_says_what_could_not_be_stored(run: Run, mounts: Mounts, drive: Path) -> None:

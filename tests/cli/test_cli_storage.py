@@ -178,6 +178,26 @@ def test_a_folder_that_cannot_be_made_leaves_no_record(run: Run, tmp_path: Path)
     assert run("storage", "list").stdout == ""
 
 
+def test_policy_prints_what_a_key_needs(run: Run, credentials: str) -> None:
+    assert run("storage", "create", *options("some-bucket", path="blocks"), "--no-check").exit_code == 0
+    printed = json.loads(run("storage", "policy", "remote").stdout)
+    assert printed == json.loads(run("storage", "policy", "--bucket", "some-bucket", "--path", "/blocks/").stdout)
+    objects, listing, where = printed["Statement"]
+    assert objects["Action"] == ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"]
+    assert objects["Resource"] == "arn:aws:s3:::some-bucket/blocks/*"
+    assert listing["Condition"] == {"StringLike": {"s3:prefix": "blocks/*"}}
+    assert listing["Resource"] == where["Resource"] == "arn:aws:s3:::some-bucket"
+    whole = json.loads(run("storage", "policy", "--bucket", "some-bucket").stdout)
+    assert whole["Statement"][0]["Resource"] == "arn:aws:s3:::some-bucket/*"
+    assert run("storage", "policy").stderr == "Storage name unspecified (use --name, or --bucket)\n"
+    assert run("storage", "policy", "remote", "--bucket", "b").exit_code == 2
+
+
+def test_policy_of_other_partitions(run: Run, credentials: str) -> None:
+    assert run("storage", "create", *options("some-bucket", region="cn-north-1"), "--no-check").exit_code == 0
+    assert "arn:aws-cn:s3:::some-bucket/" in run("storage", "policy", "remote").stdout
+
+
 def test_delete_forgets_the_record_only(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "blocks"
     run("storage", "create", "--filesystem", "local", "--path", str(folder))

@@ -189,7 +189,7 @@ def test_status_is_that_of_the_mount(run: Run, mounts: Mounts, tmp_path: Path) -
     assert "infinitfs mount drive DIR" in missing.stderr
     run("mount", "drive", str(tmp_path / "drive"))
     assert json.loads(run("volume", "status", "drive", "--json").stdout)["backlog_bytes"] == 1_500_000
-    assert "1.50 MB in 2 packs" in run("volume", "status", "drive").stdout
+    assert "1.50 MB, 12 s left" in run("volume", "status", "drive").stdout
 
 
 def test_gc_collects_itself_or_asks_the_mount(run: Run, mounts: Mounts, tmp_path: Path) -> None:

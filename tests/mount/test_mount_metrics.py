@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from infinitfs.mount.metrics import Throughput, Timing, drain_time, prometheus
+from infinitfs.mount.metrics import Throughput, Timing, prometheus
 from tests.support.mounts import status_of
 
 VOLUME = "6472697665".ljust(32, "0")
@@ -104,20 +104,34 @@ def test_timings() -> None:
 
 def test_throughput_is_that_of_the_last_seconds() -> None:
     throughput = Throughput()
-    assert throughput.observe(0, 0, 0) == (0, 0)
-    assert throughput.observe(10, 1000, 50) == (100, 5)
-    assert throughput.observe(15, 1000, 50) == (1000 / 15, 50 / 15)
-    assert throughput.observe(25, 1000, 50) == (0, 0)
-    assert throughput.observe(1025, 1000, 50) == (0, 0)
+    assert throughput.observe(0, 0, 0, 0)[:2] == (0, 0)
+    assert throughput.observe(10, 1000, 50, 0)[:2] == (100, 5)
+    assert throughput.observe(15, 1000, 50, 0)[:2] == (1000 / 15, 50 / 15)
+    assert throughput.observe(25, 1000, 50, 0)[:2] == (0, 0)
+    assert throughput.observe(1025, 1000, 50, 0)[:2] == (0, 0)
 
 
 def test_a_burst_within_a_moment_is_no_gigantic_rate() -> None:
     throughput = Throughput()
-    throughput.observe(5, 0, 0)
-    assert throughput.observe(5.001, 1000, 0) == (1000, 0)
+    throughput.observe(5, 0, 0, 0)
+    assert throughput.observe(5.001, 1000, 0, 0)[:2] == (1000, 0)
 
 
-def test_the_time_to_drain() -> None:
-    assert drain_time(0, 0) == 0
-    assert drain_time(1000, 100) == 10
-    assert drain_time(1000, 0) is None
+def test_the_time_to_drain_is_that_of_sending_and_not_of_pauses() -> None:
+    throughput = Throughput()
+    assert throughput.observe(0, 0, 0, 0).drain == 0
+    assert throughput.observe(1, 0, 0, 50_000_000).drain is None, "nothing was sent yet"
+    assert throughput.observe(3, 4_000_000, 0, 46_000_000).drain == pytest.approx(23)
+    for second in range(4, 26):
+        throughput.observe(second, 4_000_000 + 2_000_000 * (second - 3), 0, 2)
+    assert throughput.observe(26, 50_000_000, 0, 0).drain == 0
+    assert throughput.observe(5000, 50_000_000, 0, 20_000_000).drain == pytest.approx(10, rel=0.1)
+
+
+def test_a_link_that_is_cut_tells_nothing_after_a_while() -> None:
+    throughput = Throughput()
+    throughput.observe(0, 0, 0, 10_000_000)
+    assert throughput.observe(1, 5_000_000, 0, 5_000_000).drain == pytest.approx(1)
+    slower = throughput.observe(60, 5_000_000, 0, 5_000_000).drain
+    assert slower is not None and slower > 30
+    assert throughput.observe(600, 5_000_000, 0, 5_000_000).drain is None

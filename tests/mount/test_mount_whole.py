@@ -4,13 +4,15 @@ With MOUNT_TESTS=long the tree is /usr/lib/python3.11 and /usr/share/doc beside 
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from infinitfs.storage.account import StaticKeys
 from tests.support.mounted import STORAGE, USER, VOLUME, Home, needs_fuse
-from tests.support.s3_server import S3Server
+from tests.support.real_server import REGION, needs_server, real_server
+from tests.support.s3_server import HOME, S3Server
 from tests.support.trees import copy_tree, differences, make_tree
 
 pytestmark = needs_fuse
@@ -18,22 +20,38 @@ pytestmark = needs_fuse
 MakeStorage = Callable[[Home], None]
 
 
-@pytest.fixture(params=["filesystem", "s3"])
-def make_storage(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStorage:
+@pytest.fixture(params=["filesystem", "s3", pytest.param("real_s3", marks=needs_server)])
+def make_storage(request: pytest.FixtureRequest) -> MakeStorage:
     """Sets the storage up on a machine that has its user."""
-    if request.param == "filesystem":
-        place = tmp_path / "shelf"
-        return lambda home: _run(home, "storage create --filesystem", STORAGE, f"--path {place}")
-    server: S3Server = request.getfixturevalue("s3_server")
-    bucket = server.create_bucket()
+    made: MakeStorage = request.getfixturevalue(request.param)
+    return made
 
-    def make(home: Home) -> None:
-        keys = f"{server.access_key_id}\n{server.secret_access_key}\n"
-        home.run("credentials", "add", "--aws", "--as", USER, "service", input=keys)
-        place = f"--account service --region us-east-1 --bucket {bucket} --path shelf --endpoint {server.endpoint}"
-        _run(home, "storage create --s3", STORAGE, place)
 
-    return make
+@pytest.fixture
+def filesystem(tmp_path: Path) -> MakeStorage:
+    place = tmp_path / "shelf"
+    return lambda home: _run(home, "storage create --filesystem", STORAGE, f"--path {place}")
+
+
+@pytest.fixture
+def s3(s3_server: S3Server) -> MakeStorage:
+    bucket = s3_server.create_bucket()
+    return lambda home: _make_s3(home, s3_server.account, s3_server.endpoint, HOME, bucket)
+
+
+@pytest.fixture
+def real_s3(tmp_path: Path) -> Iterator[MakeStorage]:
+    (tmp_path / "server").mkdir()
+    with real_server(tmp_path / "server") as server:
+        bucket = server.create_bucket()
+        yield lambda home: _make_s3(home, server.account, server.endpoint, REGION, bucket)
+
+
+def _make_s3(home: Home, keys: StaticKeys, endpoint: str, region: str, bucket: str) -> None:
+    lines = f"{keys.access_key_id}\n{keys.secret_access_key}\n"
+    home.run("credentials", "add", "--aws", "--as", USER, "service", input=lines)
+    place = f"--account service --region {region} --bucket {bucket} --path shelf --endpoint {endpoint}"
+    _run(home, "storage create --s3", STORAGE, place)
 
 
 def _run(home: Home, command: str, name: str, options: str) -> None:

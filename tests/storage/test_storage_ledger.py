@@ -45,6 +45,7 @@ def test_the_cost() -> None:
     ledger = Ledger()
     ledger.add({"put": Usage(1000, 10**12), "get": Usage(10_000, 10**9), "list": Usage(1000), "delete": Usage(10**6)})
     assert ledger.cost == pytest.approx(0.005 + 0.004 + 0.09 + 0.005)
+    assert Ledger(billed=False).cost is None
 
 
 def test_every_operation_has_a_kind_and_every_kind_a_price() -> None:

@@ -6,7 +6,8 @@ import pytest
 from infinitfs.config.model import S3StorageRecord
 from infinitfs.errors import AccessDenied, BucketNotFound, RightMissing, StorageUnreachable, UsageError
 from infinitfs.storage.account import StaticKeys
-from infinitfs.storage.probe_s3 import check_bucket_name, check_s3, check_words
+from infinitfs.storage.policy import RIGHTS, smallest_policy
+from infinitfs.storage.probe_s3 import check_bucket_name, check_s3, check_words, rights
 from infinitfs.storage.regions import check_region
 from tests.support.s3_server import S3Server
 
@@ -104,6 +105,18 @@ async def test_every_missing_permission_is_named(missing: str, s3_server: S3Serv
 
 async def test_no_other_permission_is_needed(s3_server: S3Server, s3_record: S3StorageRecord) -> None:
     assert await check_s3(s3_record, s3_server.add_user(*NEEDED)) == (s3_record, [])
+
+
+async def test_the_guide_s_policy_and_the_smallest_are_enough(s3_server: S3Server, s3_record: S3StorageRecord) -> None:
+    arn = f"arn:aws:s3:::{s3_record.bucket}"
+    guide = {"Effect": "Allow", "Action": "s3:*", "Resource": [arn, f"{arn}/*"]}
+    for policy in (
+        {"Version": "2012-10-17", "Statement": [guide]},
+        smallest_policy(s3_record.bucket, s3_record.path, s3_record.region),
+    ):
+        account = s3_server.add_user_with(policy)
+        assert await check_s3(s3_record, account) == (s3_record, [])
+        assert await rights(s3_record, account) == dict.fromkeys(RIGHTS, True)
 
 
 async def test_buckets_that_keep_what_is_deleted(s3_server: S3Server, s3_record: S3StorageRecord) -> None:

@@ -205,7 +205,7 @@ async def test_a_service_that_knows_no_checksums_gets_none(stub: Stub, faked: S3
 
 
 async def test_a_refusal_for_another_reason_keeps_the_checksums(stub: Stub, faked: S3Storage) -> None:
-    stub.answers = [refusal(400, "InvalidStorageClass")] * 2 + [answer(200)]
+    stub.answers = [*[refusal(400, "InvalidStorageClass")] * 2, answer(200)]
     with pytest.raises(StorageRejected):
         await faked.put("a", b"1")
     await faked.put("a", b"1")

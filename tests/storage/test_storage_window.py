@@ -70,8 +70,8 @@ def test_the_pause_has_jitter() -> None:
 
 def test_it_grows_fast_to_half_of_what_was_refused_then_slowly() -> None:
     window = make(64)
-    for now in range(0, 100, 10):
-        refuse(window, now)  # 64 was refused; then down to 1
+    for second in range(0, 100, 10):
+        refuse(window, second)  # 64 was refused; then down to 1
     assert window.size == 1
     now = start = window.opens_at
     at_goal = 0.0

@@ -45,7 +45,10 @@ class Mounts:
 
     # --- daemon ---
 
-    def mount(self, paths: Any, request: MountRequest, identity: Any, account: Any, *, foreground: bool) -> None:
+    def mount(
+        self, paths: Any, request: MountRequest, identity: Any, account: Any, *, find_account: Any, foreground: bool
+    ) -> None:
+        assert find_account() == account
         self._record("mount", request=request, identity=identity, account=account, foreground=foreground)
         volume = msgspec.json.decode((paths.config / "volumes" / f"{request.volume}.json").read_bytes())
         self.mountpoints[volume["volume"]] = request.directory
@@ -62,10 +65,12 @@ class Mounts:
         return sorted(self.mountpoints)
 
     def ask(
-        self, paths: Any, volume_id: str, command: str, *, patience: float | None = None
+        self, paths: Any, volume_id: str, command: str, *, patience: float | None = None, **arguments: Any
     ) -> Iterator[dict[str, Any]]:
         if command == "status":
             yield status_of(volume_id, self.mountpoints[volume_id])
+        elif command == "renew":
+            self._record("renew", volume_id=volume_id, **arguments)
         elif command == "collect":
             yield {"packs": 2, "bytes": 2048}
         elif command == "unmount":

@@ -5,6 +5,7 @@ Above: tests marked `server`, which are skipped where it is not found. Below: th
 Invariant: it listens on 127.0.0.1 only, keeps all that it stores in a test's folder, and has ended with its context.
 """
 
+import contextlib
 import json
 import os
 import secrets
@@ -13,13 +14,13 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import pytest
 from botocore.config import Config
+from botocore.exceptions import ClientError
 from botocore.session import Session
 
 from infinitfs.storage.account import StaticKeys
@@ -27,7 +28,7 @@ from infinitfs.storage.account import StaticKeys
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-REGION = "eu-central-1"
+REGION: Final = "eu-central-1"
 PROGRAM = os.environ.get("VERSITYGW") or shutil.which("versitygw") or ""
 _PATIENCE = 20.0  # seconds for it to listen
 
@@ -55,21 +56,28 @@ class RealServer:
     def add_user(self, bucket: str, policy: dict[str, Any]) -> StaticKeys:
         """The keys of a new user who may do in `bucket` what a policy of IAM allows, and nothing else."""
         keys = StaticKeys(access_key_id=f"user-{secrets.token_hex(6)}", secret_access_key=secrets.token_urlsafe(30))
-        administrator = (
-            *("--access", self.account.access_key_id, "--secret", self.account.secret_access_key),
-            *("--endpoint-url", self.endpoint, "--region", REGION),
-        )
         user = ("--access", keys.access_key_id, "--secret", keys.secret_access_key, "--role", "user")
-        subprocess.run([PROGRAM, "admin", *administrator, "create-user", *user], check=True, capture_output=True)
+        self._administer("create-user", *user)
         statements = [{**one, "Principal": {"AWS": [keys.access_key_id]}} for one in policy["Statement"]]
         client = self.client()
+        with contextlib.suppress(ClientError):  # there is none yet
+            statements += json.loads(client.get_bucket_policy(Bucket=bucket)["Policy"])["Statement"]
         client.put_bucket_policy(Bucket=bucket, Policy=json.dumps({**policy, "Statement": statements}))
         client.close()
         return keys
 
+    def remove_user(self, keys: StaticKeys) -> None:
+        """From now on nobody knows these keys."""
+        self._administer("delete-user", "--access", keys.access_key_id)
+
+    def _administer(self, *command: str) -> None:
+        who = ("--access", self.account.access_key_id, "--secret", self.account.secret_access_key)
+        where = ("--endpoint-url", self.endpoint, "--region", REGION)
+        subprocess.run([PROGRAM, "admin", *who, *where, *command], check=True, capture_output=True)
+
     def client(self) -> "S3Client":
         """A client of the service itself, to look behind a storage's back."""
-        client: S3Client = Session().create_client(
+        client = Session().create_client(
             "s3",
             region_name=REGION,
             endpoint_url=self.endpoint,
@@ -77,10 +85,10 @@ class RealServer:
             aws_secret_access_key=self.account.secret_access_key,
             config=Config(s3={"addressing_style": "path"}),
         )
-        return client
+        return cast("S3Client", client)
 
 
-@contextmanager
+@contextlib.contextmanager
 def real_server(folder: Path) -> Iterator[RealServer]:
     """A server that keeps its buckets in `folder`, which must be on a filesystem with extended attributes."""
     for name in ("data", "users"):

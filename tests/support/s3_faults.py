@@ -10,7 +10,7 @@ from infinitfs.config.model import S3StorageRecord
 from infinitfs.storage.account import StaticKeys
 from tests.support.s3_stub import BUCKET, Cut, Fault, Flip, Hang, Refuse, Request, Reset, S3Stub
 
-KEYS = StaticKeys(access_key_id="AKIASTUB", secret_access_key="not looked at")  # noqa: S106
+KEYS = StaticKeys(access_key_id="AKIASTUB", secret_access_key="not-looked-at")  # noqa: S106
 
 _ELSEWHERE = (("x-amz-bucket-region", "eu-west-1"),)
 

@@ -6,6 +6,7 @@ of its keys. moto's state belongs to the process: servers of one process share t
 names are random.
 """
 
+import functools
 import json
 import math
 import re
@@ -17,8 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import pytest
 from botocore.config import Config
-from botocore.session import Session
+from botocore.session import Session, create_loader
 from moto import settings
 from moto.moto_server.werkzeug_app import (
     DomainDispatcherApplication,
@@ -55,6 +57,9 @@ class S3Server:
         self._tls = None if certificate is None else (str(certificate[0]), str(certificate[1]))
 
     def __enter__(self) -> "S3Server":
+        # botocore's descriptions of services are read once, not for every client: that is most of what one costs.
+        self._patch = pytest.MonkeyPatch()
+        #self._patch.setattr("botocore.session.create_loader", functools.cache(create_loader))
         self._server = make_server(
             "127.0.0.1",
             0,
@@ -79,6 +84,7 @@ class S3Server:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+        self._patch.undo()
 
     def add_user(self, *actions: str) -> StaticKeys:
         """The keys of a new user who may do `actions` (`s3:GetObject` ...) and nothing else."""

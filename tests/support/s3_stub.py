@@ -140,6 +140,14 @@ class S3Stub:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
 
+    def start(self, plan: Plan) -> None:
+        """As new, but for the connections."""
+        with self._lock:
+            self.objects.clear()
+            self.received.clear()
+            self._attempts.clear()
+        self.plan = plan
+
     def counts(self) -> Counter[str]:
         """How many requests came, by the ledger's kinds."""
         return Counter(request.kind for _, request, _ in self.received)
@@ -270,7 +278,9 @@ class S3Stub:
             keys = sorted(key for key in self.objects if key.startswith(request.query.get("prefix", "")))
             rest = [key for key in keys if key > after]
             page = rest[: min(_PAGE, int(request.query.get("max-keys", _PAGE)))]
-            entries = [f"<Contents><Key>{escape(key)}</Key><Size>{len(self.objects[key])}</Size></Contents>" for key in page]
+            entries = [
+                f"<Contents><Key>{escape(key)}</Key><Size>{len(self.objects[key])}</Size></Contents>" for key in page
+            ]
         more = len(rest) > len(page)
         token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if more else ""
         listed = f"<IsTruncated>{str(more).lower()}</IsTruncated>{token}{''.join(entries)}"

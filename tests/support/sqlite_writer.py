@@ -6,6 +6,7 @@ of a row follows from its number. So a database in which a transaction is there 
 """
 
 import hashlib
+import os
 import sqlite3
 import sys
 from pathlib import Path
@@ -42,9 +43,21 @@ def write(path: str, journal: str, synchronous: str, notes: str) -> None:
             connection.execute("UPDATE things SET times = times + 1 WHERE number = ?", (done * ROWS // 2,))
             connection.execute("UPDATE tally SET transactions = transactions + 1")
             connection.execute("COMMIT")
+            if journal == "delete":
+                _check_folder(path)
             done += 1
             noted.write(f"{done}\n")
             noted.flush()
+
+
+def _check_folder(path: str) -> None:
+    """Fail where the database's folder cannot be opened.
+
+    SQLite makes the removal of its journal durable by an fsync of the folder, but takes a folder that it cannot open
+    for one that needs none (`unixDelete` in os_unix.c), and says that all is well: so it does when the filesystem ends
+    between these two steps. Who can open the folder after a commit knows that SQLite could, too.
+    """
+    os.close(os.open(Path(path).parent, os.O_RDONLY | os.O_DIRECTORY))
 
 
 def acknowledged(notes: Path) -> int:

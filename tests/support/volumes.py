@@ -75,6 +75,7 @@ async def opened_volume(
     take_over: bool = False,
     read_only: bool = False,
     fsync: Literal["local", "remote"] = "local",
+    capacity: int = 0,
 ) -> AsyncIterator[Session]:
     """The volume on the machine whose folders are under `home`; its name is that of the folder, and so is the seed of
     its randomness where none is given."""
@@ -84,7 +85,7 @@ async def opened_volume(
         compose(
             request=MountRequest(volume="drive", fsync=fsync, take_over=take_over, read_only=read_only),
             user="alice",
-            capacity=0,
+            capacity=capacity,
             opened=opened,
             identity=ALICE,
             folders=folders_of(home, opened),
@@ -155,10 +156,12 @@ async def put(
     found = volume.lookup(parent, name)
     ino = (found or await volume.create(parent, name, FILE, 1000, 1000)).ino
     volume.open(ino)
-    await volume.write(ino, offset, data)
-    if durable:
-        await volume.fsync(ino)
-    volume.close(ino)
+    try:
+        await volume.write(ino, offset, data)
+        if durable:
+            await volume.fsync(ino)
+    finally:
+        volume.close(ino)
     return ino
 
 

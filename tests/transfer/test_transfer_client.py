@@ -135,6 +135,14 @@ async def test_files_go_up_and_come_down(tmp_path: Path) -> None:
     assert (tmp_path / "part").stat().st_mode & 0o777 == 0o600
 
 
+async def test_what_goes_up_at_once_is_all_counted(tmp_path: Path) -> None:
+    (tmp_path / "staged").write_bytes(bytes(1000))
+    async with local_transfer(MemoryStorage()) as client, trio.open_nursery() as nursery:
+        for number in range(5):
+            nursery.start_soon(client.upload, f"packs/{number}", tmp_path / "staged")
+    assert client.stats.uploaded == 5000
+
+
 async def test_a_path_need_not_be_unicode(tmp_path: Path) -> None:
     storage = MemoryStorage()
     path = tmp_path / "\udcff"

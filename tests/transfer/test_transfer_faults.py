@@ -18,7 +18,7 @@ from infinitfs.transfer.client import TransferClient, local_transfer
 from infinitfs.transfer.protocol import Open
 from infinitfs.transfer.worker import decorated
 from tests.support.s3_faults import FAULTS, KEYS, record
-from tests.support.s3_stub import Plan, S3Stub, always, at_first, healthy
+from tests.support.s3_stub import S3Stub, always, at_first, healthy
 
 PACKS = {f"v/packs/{number:02}/{number}": bytes([number]) * 70_000 for number in range(6)}
 
@@ -63,19 +63,12 @@ async def work(client: TransferClient, folder: Path) -> None:
     assert [info.key for info in await client.list("v/")] == ["v/journal/1", *left]
 
 
-def start(stub: S3Stub, plan: Plan) -> None:
-    stub.objects.clear()
-    stub.received.clear()
-    stub._attempts.clear()
-    stub.plan = plan
-
-
 @pytest.mark.parametrize("name", [name for name in FAULTS if name != "flipped on the way down"])
 async def test_each_request_meets_the_fault_once_and_all_is_done(
     name: str, stub: S3Stub, backend: S3Storage, tmp_path: Path
 ) -> None:
     fault, of = FAULTS[name]
-    start(stub, at_first(fault, of=of))
+    stub.start(at_first(fault, of=of))
     with trio.fail_after(60):
         async with local_transfer(decorated(backend, opening(stub), Ledger())) as client:
             await work(client, tmp_path)
@@ -85,7 +78,7 @@ async def test_each_request_meets_the_fault_once_and_all_is_done(
 
 async def test_the_ledger_is_what_the_service_has_counted(stub: S3Stub, backend: S3Storage, tmp_path: Path) -> None:
     fault, of = FAULTS["500"]
-    start(stub, at_first(fault, of=of))
+    stub.start(at_first(fault, of=of))
     ledger = Ledger()
     async with local_transfer(decorated(backend, opening(stub), ledger)) as client:
         await work(client, tmp_path)
@@ -101,7 +94,7 @@ async def test_what_lasts_is_an_error_and_what_ends_is_none(
     name: str, deadline: float, stub: S3Stub, backend: S3Storage
 ) -> None:
     fault, of = FAULTS[name]
-    start(stub, healthy)
+    stub.start(healthy)
     stub.objects["blocks/a"] = b"1"
     async with local_transfer(decorated(backend, opening(stub, deadline), Ledger())) as client:
         stub.plan = always(fault, of)
@@ -113,7 +106,7 @@ async def test_what_lasts_is_an_error_and_what_ends_is_none(
 
 
 async def test_names_that_do_not_resolve_for_a_while(stub: S3Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    start(stub, healthy)
+    stub.start(healthy)
     resolve, away = socket.getaddrinfo, 5
 
     def stub_resolver(host: str, port: int, *arguments: int, **options: int) -> object:
@@ -138,7 +131,7 @@ async def test_names_that_do_not_resolve_for_a_while(stub: S3Stub, monkeypatch: 
 
 @pytest.mark.parametrize("connections", [1, 5, 32])
 async def test_connections_are_never_more(connections: int, stub: S3Stub, backend: S3Storage, tmp_path: Path) -> None:
-    start(stub, healthy)
+    stub.start(healthy)
     stub.busiest, stub.latency = 0, 0.002
     try:
         limited = Open(record=record(stub), connections=connections)

@@ -1,0 +1,2 @@
+# Run by bash-completion at the first <TAB> after `infinitfs`.
+eval "$(infinitfs completion bash)"
