@@ -7,12 +7,14 @@ Invariant: run 1 of every subject comes before run 2 of any; between two subject
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import click
 from rich.console import Console
@@ -28,6 +30,7 @@ from benchmarks.subjects import Boto3, Disk, Infinitfs, Nothing, Subject
 from benchmarks.table import show_outcomes, show_samples
 
 Scene = Callable[[Subject, Meter, Sizes], None]
+T = TypeVar("T")
 
 FOLDER: tuple[Scene, ...] = (scenes.large_file, scenes.small_files, scenes.source_tree)
 """What happens in the folder: the storage's distance has no part in it."""
@@ -108,26 +111,37 @@ def main(
     """
     if os.geteuid() != 0 or not Path("/dev/fuse").exists():
         raise click.UsageError("It needs /dev/fuse, and root to have the kernel drop its caches.")
-    wanted = [row for row in ROWS if row in rows]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))  # with everything unmounted
+    wanted = _listed(rows, str)
+    delays = _listed(delay, int)
+    if unknown := set(wanted) - set(ROWS):
+        raise click.UsageError(f"There is no row {', '.join(sorted(unknown))}.")
     sizes = QUICK if quick else Sizes()
     samples: list[Sample] = []
     try:
         with ExitStack() as stack:
             place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="infinitfs-benchmark-", dir=folder)))
-            services = _services(stack, [int(part) for part in delay.split(",")], sizes, place)
+            services = _services(stack, {0, *delays}, sizes, place)
             absent = [*_absent(wanted, served=bool(services))]
-            for turn in turns(wanted, runs, [*services] or [0], absent):
+            for turn in turns(wanted, runs, delays if services else [0], absent):
                 note(str(turn))
                 _play(turn, place, services.get(turn.delay), sizes, samples)
     finally:
         _report(samples, wanted, json_file, plot_file)
 
 
+def _listed(text: str, kind: Callable[[str], T]) -> list[T]:
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError as error:
+        raise click.UsageError(f"{text!r} is no list with commas: {error}.") from None
+
+
 def note(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _services(stack: ExitStack, delays: Sequence[int], sizes: Sizes, place: Path) -> dict[int, Service]:
+def _services(stack: ExitStack, delays: Iterable[int], sizes: Sizes, place: Path) -> dict[int, Service]:
     """The server, by its delay; none where none is installed."""
     reason = storage.missing()
     if reason:

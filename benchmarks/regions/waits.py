@@ -9,7 +9,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,47 +26,56 @@ RENAME = "rename a file"
 STAT = "look at a file"
 CACHED = "read 4 KiB, cached"
 COLD = "read 4 KiB, cold"
-SEQUENTIAL = "read a large file, cold"
+HEAD = "read the first 64 MiB of a file, cold"
+REST = "read what follows, cold"
 
 AT_HAND = (CREATE, FSYNC, RENAME, STAT, CACHED)
 """What needs nothing from the storage."""
 
-WAITS = (*AT_HAND, COLD)
-"""In seconds; SEQUENTIAL is in bytes a second."""
+RATES = (HEAD, REST)
+"""Bytes a second; all others are seconds."""
 
+_HEAD = 64 * MIB
+_LARGE = _HEAD + 48 * MIB
+_SPARSE = 16 * MIB  # of which 4 KiB are read here and there
+_APART = 4 * MIB  # further than anybody reads ahead of the first
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Bytes of the two large files: one is read here and there, the other from its beginning to its end."""
-
-    sparse: int = 32 * MIB
-    large: int = 96 * MIB
-
-
-def measure(subject: Subject, sizes: Sizes) -> dict[str, float]:
-    """Every wait of WAITS and SEQUENTIAL, by name. The subject is running and empty."""
-    folder = subject.folder / "waits"
-    folder.mkdir()
-    found = _at_hand(folder)
-    for name, size in (("sparse", sizes.sparse), ("large", sizes.large)):
-        (folder / name).write_bytes(content(size))
+def measure(subject: Subject) -> dict[str, float]:
+    """Every wait, by name. The subject is running and empty."""
+    found = measure_at_hand(subject)
+    for name, size in (("sparse", _SPARSE), ("large", _LARGE)):
+        (subject.folder / name).write_bytes(content(size))
     subject.settle()
     subject.drain()
     subject.resume(cold=True)
-    with (folder / "sparse").open("rb", buffering=0) as file:
+    with (subject.folder / "sparse").open("rb", buffering=0) as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-        places = range(0, sizes.sparse, _SPARSE)
-        found[COLD] = _median(lambda place: os.pread(file.fileno(), PAGE, place), places)
-    buffer = bytearray(MIB)
-    began = time.perf_counter()
-    with (folder / "large").open("rb", buffering=0) as file:
-        while file.readinto(buffer):
-            pass
-    found[SEQUENTIAL] = sizes.large / (time.perf_counter() - began)
+        found[COLD] = _median(lambda place: os.pread(file.fileno(), PAGE, place), range(0, _SPARSE, _APART))
+    with (subject.folder / "large").open("rb", buffering=0) as file:
+        found[HEAD] = _rate(file, _HEAD)
+        file.seek(_HEAD)
+        found[REST] = _rate(file, _LARGE - _HEAD)
     return found
+
+
+def measure_at_hand(subject: Subject) -> dict[str, float]:
+    """The waits of AT_HAND alone."""
+    folder = subject.folder / "waits"
+    folder.mkdir()
+    return _at_hand(folder)
+
+
+def _rate(file: FileIO, size: int) -> float:
+    """Of reading `size` bytes from where the file is, or as many as are read in time."""
+    buffer = bytearray(MIB)
+    done = 0
+    began = time.perf_counter()
+    while done < size and time.perf_counter() - began < 3 * PATIENCE:
+        done += file.readinto(buffer)
+    return done / (time.perf_counter() - began)
 
 
 def _at_hand(folder: Path) -> dict[str, float]:

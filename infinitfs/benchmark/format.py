@@ -9,9 +9,12 @@ from infinitfs.config.sizes import format_size
 
 
 def format_seconds(seconds: float) -> str:
-    """`0.41 ms`, `12.3 ms`, `1.20 s`."""
-    value, unit = (seconds * 1000, "ms") if seconds < 0.9995 else (seconds, "s")
-    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"
+    """`7.41 µs`, `410 µs`, `12.3 ms`, `1.20 s`."""
+    for scale, unit in ((1e6, "µs"), (1e3, "ms"), (1, "s")):
+        value = seconds * scale
+        if value < 999.5 or unit == "s":
+            return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"
+    raise AssertionError("the loop ends at its last unit")
 
 
 def format_quantity(value: float, unit: Unit) -> str:

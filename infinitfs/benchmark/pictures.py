@@ -21,7 +21,7 @@ def picture(result: Result) -> str:
     if result.curves:
         frames = [
             Panel(
-                f"{name}: {knee(curve)} connections are enough",
+                f"{name}, {knee(curve)} at once are enough",
                 [Series(name, sorted((float(level), rate) for level, rate in curve.items()))],
                 partial(format_quantity, unit=CURVES[name]),
             )

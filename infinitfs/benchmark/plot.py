@@ -144,7 +144,7 @@ def _frame(
     for tick in ticks:
         _, at_y = at(0, tick)
         yield f'<path class="grid" d="M{left:.1f} {at_y:.1f}H{right:.1f}"/>'
-        label = escape(frame.form(tick))
+        label = escape(frame.form(tick)) if tick else "0"
         yield f'<text class="faint" x="{left - 6:.0f}" y="{at_y + 4:.0f}" text-anchor="end">{label}</text>'
     for place in _spread(across, furthest):
         at_x, _ = at(place, 0)

@@ -82,16 +82,17 @@ def _conclusion(rows: list[Row]) -> list[str]:
     best, *others = [row for row in rows if not row.error]
     trip = best.values["request"].median
     lines = [
-        f"{_called(best)} is closest. On a drive there a small cold read takes about {format_seconds(trip)}, and "
-        f"fsync with --fsync remote, two requests, about {format_seconds(2 * trip)}; to each request comes what the "
-        "service needs to find or keep the object (S3: often 20 to 100 ms).",
-        "What is in the cache, and fsync as it is by default, wait for none of this.",
+        f"{_called(best)}, is closest: a request takes {format_seconds(trip)}.",
+        "To that comes what the service needs to find or keep an object (S3: 30 to 200 ms).",
+        f"On a drive there a small cold read waits for one, {format_seconds(trip)} and what its megabyte takes on the "
+        f"line; fsync with --fsync remote for two, {format_seconds(2 * trip)}.",
+        "What is in the cache, and fsync as it is by default, wait for none.",
     ]
     if others:
         second = others[0].values["request"].median
-        lines.append(f"The next, {_called(others[0])}, takes {format_seconds(second - trip)} more a request.")
+        lines.append(f"The next is {_called(others[0])}: {format_seconds(second - trip)} more a request.")
     return lines
 
 
 def _called(row: Row) -> str:
-    return f"{row.name} ({row.note})" if row.note else row.name
+    return f"{row.name}, {row.note}" if row.note else row.name

@@ -286,7 +286,8 @@ def _conclusion(rows: list[Row], curves: Mapping[str, Mapping[int, float]], cost
     good_pack = round(9 * latency["PUT 4 KiB"] * PACK / sending)
     verdict = "large enough" if good_pack <= PACK else "sent several at a time"
     lines = [
-        f"Mount with --connections {connections_for(curves)}. Most is reached so: {reached} connections.",
+        f"Mount with --connections {connections_for(curves)}.",
+        f"Nearly the most is reached so: {reached} at once.",
         f"Read-ahead: a line of this rate and latency holds {format_size(in_flight)}; a mount reads up to "
         f"{format_size(LARGEST)} ahead, {enough}.",
         f"Packs: from {format_size(good_pack)} on, waiting is less than a tenth of what sending one takes; those of a "

@@ -121,7 +121,7 @@ def list_(invocation: Invocation) -> None:
             "kind": result.kind,
             "subject": result.subject,
             "created": result.created,
-            "conclusion": result.conclusion[0].partition(". ")[0],
+            "conclusion": result.conclusion[0],
         }
         for result in Results(invocation.paths).all()
     ]

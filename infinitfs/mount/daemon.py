@@ -41,6 +41,7 @@ _log = logging.getLogger(__name__)
 
 _TASKS = 4096  # requests of the kernel at work at once; a read that hangs on the storage takes one
 _PROGRESS = 0.2  # seconds between two lines of progress
+_LETS_GO = 2.0  # seconds in which the kernel ends what was unmounted, on a machine with much else to do
 _GRACE = 10.0  # seconds that programs have, after SIGTERM, to let go of the folder
 _RETRY = 0.5  # seconds between two attempts to unmount it meanwhile
 _LAST_WRITES = 1.0  # seconds in which what the kernel was made to send arrives; it tells nobody when it has
@@ -316,8 +317,11 @@ class _Daemon:
             await trio.to_thread.run_sync(mountpoint.unmount, self._directory)
         except (InUse, UnmountFailed) as error:
             return error
-        if await trio.to_thread.run_sync(mountpoint.is_connected):
-            return InUse(what=str(self._directory), remedy=_ELSEWHERE)
+        patience = trio.current_time() + _LETS_GO
+        while await trio.to_thread.run_sync(mountpoint.is_connected):
+            if trio.current_time() > patience:
+                return InUse(what=str(self._directory), remedy=_ELSEWHERE)
+            await trio.sleep(_LETS_GO / 40)
         return None
 
     async def _write_back(self) -> None:

@@ -93,14 +93,15 @@ def is_connected() -> bool:
     """Whether the kernel still has requests for this process, which serves one mount.
 
     The connection ends with the last mount of it in any namespace and the last file open on it; from that moment on
-    its descriptor is in error (fuse_dev_poll in Linux's fs/fuse/dev.c), before the loop gets to notice.
+    its descriptor is in error (fuse_dev_poll in Linux's fs/fuse/dev.c). The loop notices, too, and closes it: it may be
+    gone, or be another file's, between any two lines here, which run in a thread.
     """
-    connections = select.poll()
-    count = 0
     for descriptor in Path("/proc/self/fd").iterdir():
         with suppress(OSError):
             if str(descriptor.readlink()) == "/dev/fuse":
-                connections.register(int(descriptor.name), 0)
-                count += 1
-    ended = [number for number, events in connections.poll(0) if events & select.POLLERR]
-    return len(ended) < count
+                connection = select.poll()
+                connection.register(int(descriptor.name), 0)
+                ended = any(events & (select.POLLERR | select.POLLNVAL) for _, events in connection.poll(0))
+                if not ended and str(descriptor.readlink()) == "/dev/fuse":
+                    return True
+    return False

@@ -23,11 +23,14 @@ def regions() -> dict[str, str]:
 
 def services(*, every_partition: bool = False) -> dict[str, str]:
     """The host of S3 in each region of the partition `aws`, or of every partition."""
-    session = Session()
-    resolver = session.get_component("endpoint_resolver")
-    partitions = session.get_available_partitions() if every_partition else ["aws"]
-    names = [name for part in partitions for name in session.get_available_regions("s3", partition_name=part)]
-    return {name: resolver.construct_endpoint("s3", name)["hostname"] for name in names}
+    partitions: list[dict[str, Any]] = Session().get_data("endpoints")["partitions"]
+    return {
+        name: about.get("hostname", f"s3.{name}.{part['dnsSuffix']}")
+        for part in partitions
+        if every_partition or part["partition"] == "aws"
+        for name, about in part["services"]["s3"]["endpoints"].items()
+        if name in part["regions"]
+    }
 
 
 def check_region(region: str, *, custom: bool) -> None:

@@ -70,7 +70,7 @@ def test_a_curve_is_flat_once_two_points_are_clearly_below_the_best() -> None:
 
 def test_quantities_have_three_digits_and_a_unit() -> None:
     shown = [format_seconds(value) for value in (0.000041, 0.00999, 0.01234, 0.2345, 0.9996, 12.0)]
-    assert shown == ["0.04 ms", "9.99 ms", "12.3 ms", "234 ms", "1.00 s", "12.0 s"]
+    assert shown == ["41.0 µs", "9.99 ms", "12.3 ms", "234 ms", "1.00 s", "12.0 s"]
     assert format_quantity(12_345_678, "B/s") == "12.3 MB/s"
     assert format_quantity(4321.5, "1/s") == "4322/s"
     assert format_quantity(3.21, "1/s") == "3.2/s"

@@ -341,6 +341,7 @@ def test_each_fault_under_a_mount(
         for _ in range(6):
             if fault is None:
                 away.touch()
+                stub.hang_up()
             time.sleep(1)
             away.unlink(missing_ok=True)
             time.sleep(2)
@@ -360,6 +361,7 @@ def test_each_fault_under_a_mount(
         assert (drive / known).read_bytes() == (far | load.near)[known]
     if fault is None:
         away.touch()
+        stub.hang_up()
     else:
         stub.plan = always(fault, of or (lambda request: True))
     began = time.monotonic()
@@ -370,13 +372,14 @@ def test_each_fault_under_a_mount(
         time.sleep(10)
     assert during.wrong == []
     assert len(during.near) > 20
-    if name in ("lost answer", "flipped on the way up", "conditional conflict"):
-        assert met == (drive / cold).read_bytes()  # it is met by writes alone
+    if name in _ONLY_WRITES:
+        assert met == far[cold]
+    elif name == "flipped on the way down":
+        assert met in (errno.EIO, far[cold])  # a bit of what comes with it may be the one
     else:
+        # The kernel asks again for the page that its read-ahead did not get.
         assert met == errno.EIO
-        assert lasted < DEADLINE + 2 * 15 + 10
-        if name != "flipped on the way down":
-            assert lasted > DEADLINE - 6
+        assert DEADLINE - 6 < lasted < 2 * (DEADLINE + 2 * 15) + 10
 
     # It ends.
     stub.plan = healthy

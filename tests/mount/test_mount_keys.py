@@ -6,6 +6,7 @@ On moto, which looks at actions and signatures, and on a server that was not mad
 import base64
 import os
 import re
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from infinitfs.storage.account import StaticKeys
 from infinitfs.storage.policy import smallest_policy
-from tests.support.mounted import STORAGE, USER, VOLUME, Home, Mounted, needs_fuse
+from tests.support.mounted import STORAGE, USER, VOLUME, Home, Mounted, needs_fuse, wait_until
 from tests.support.real_server import REGION, needs_server, real_server
 from tests.support.s3_server import HOME, S3Server
 
@@ -156,3 +157,26 @@ def only_in_the_folder(server: S3Server, bucket: str) -> None:
             assert "prefix=blocks%2Fof%20mine%2F" in request.query, request
         else:
             assert (request.method, request.query) in questions, request
+
+
+def test_a_mount_that_was_not_told_looks_again_when_asked(
+    moto: Service, new_home: Callable[[str], Home], drive: Path
+) -> None:
+    """SIGHUP, which is `systemctl reload`."""
+    home = new_home("machine")
+    home.run("user", "create", USER)
+    first, second = moto.smallest(), moto.smallest()
+    add_storage(home, moto, first)
+    home.run("volume", "create", VOLUME, "--storage", STORAGE)
+    mounted = home.mount(drive)
+    (record,) = (home.root / "run").glob("*.json")
+    hidden = record.rename(record.with_suffix(".hidden"))
+    assert rotate(home, second)[2] == "", "the mount was not found"
+    hidden.rename(record)
+    moto.remove(first)
+    mounted.signal(signal.SIGHUP)
+    wait_until(lambda: "credentials that are configured now" in home.log, "looking again")
+    (drive / "after").write_bytes(os.urandom(100_000))
+    mounted.stored()
+    assert mounted.status()["errors"] == 0
+    mounted.unmount()

@@ -66,7 +66,7 @@ class Machine:
             )
         self._init = self._find_init(self._container.pid)
         if wait:
-            self.until("systemctl is-system-running --wait || true")
+            self.until("systemctl is-system-running | grep -E '^(running|degraded)'")
 
     def _find_init(self, container: int) -> int:
         deadline = time.monotonic() + PATIENCE

@@ -59,7 +59,7 @@ class S3Server:
     def __enter__(self) -> "S3Server":
         # botocore's descriptions of services are read once, not for every client: that is most of what one costs.
         self._patch = pytest.MonkeyPatch()
-        #self._patch.setattr("botocore.session.create_loader", functools.cache(create_loader))
+        self._patch.setattr("botocore.session.create_loader", functools.cache(create_loader))
         self._server = make_server(
             "127.0.0.1",
             0,

@@ -135,6 +135,10 @@ class S3Stub:
         with contextlib.suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """End every connection."""
         with self._lock:
             for connection in self._connections:
                 with contextlib.suppress(OSError):
