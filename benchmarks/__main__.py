@@ -126,6 +126,8 @@ def main(
             for turn in turns(wanted, runs, delays if services else [0], absent):
                 note(str(turn))
                 _play(turn, place, services.get(turn.delay), sizes, samples)
+                if services:
+                    services[0].empty()
     finally:
         _report(samples, wanted, json_file, plot_file)
 
@@ -172,8 +174,6 @@ def _play(turn: Turn, place: Path, service: Service | None, sizes: Sizes, sample
         if turn.subject is Infinitfs:
             raise
         note(f"{turn}: failed: {error}")
-    if service is not None:
-        service.empty()
 
 
 def _report(samples: Sequence[Sample], rows: Sequence[str], json_file: Path | None, plot_file: Path | None) -> None:

@@ -315,18 +315,16 @@ def test_all_faults_mixed_under_a_mount(
 
 
 @fuse
+@pytest.mark.skipif(os.environ.get("MOUNT_TESTS") != "long", reason="takes minutes: MOUNT_TESTS=long")
 @pytest.mark.parametrize("name", [*FAULTS, "names do not resolve"])
 def test_each_fault_under_a_mount(
     name: str,
-    long: bool,
     far_home: tuple[Home, S3Stub],
     drive: Path,
     new_home: Callable[[str], Home],
     tmp_path: Path,
 ) -> None:
     """First every request meets it once, under load; then all meet it, for longer than patience lasts."""
-    if not long:
-        pytest.skip("takes minutes: MOUNT_TESTS=long")
     home, stub = far_home
     home.expect(".")
     far = fill(home, drive, 30, 300_000)

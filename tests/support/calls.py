@@ -44,6 +44,10 @@ class Call(NamedTuple):
         return f"{USERS[self.user].name}: {self.name}({', '.join(map(str, arguments))})"
 
 
+_WRITES = {"write": 0, "pwrite": 0, "copy": 1}
+"""Calls that write, and which of their arguments is the slot that is written to."""
+
+
 class Side:
     """One folder and the files that are open in it, by slot."""
 
@@ -56,9 +60,19 @@ class Side:
         """("ok", answer) or ("failed", name of the errno)."""
         with acting_as(USERS[call.user]):
             try:
-                return "ok", getattr(self, call.name)(*call.arguments)
+                answer = getattr(self, call.name)(*call.arguments)
             except OSError as error:
                 return "failed", errno.errorcode[error.errno or 0]
+        if call.name in _WRITES and answer:
+            self._drop_idle_group_bit(call.arguments[_WRITES[call.name]])
+        return "ok", answer
+
+    def _drop_idle_group_bit(self, slot: int) -> None:
+        """A set-group-ID bit without the right to execute means nothing, until somebody gives the right: what is
+        written by one who is not in the group clears it, but a FUSE filesystem is not told of that."""
+        mode = os.fstat(self.open[slot]).st_mode
+        if stat.S_ISREG(mode) and mode & stat.S_ISGID and not mode & stat.S_IXGRP:
+            os.fchmod(self.open[slot], stat.S_IMODE(mode) & ~stat.S_ISGID)
 
     def close_all(self) -> None:
         for descriptor in self.open.values():
