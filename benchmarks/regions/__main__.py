@@ -50,7 +50,7 @@ CITIES = {
     "Sydney": 276,
     "beyond": 300,
 }
-STATIONS = ("here", "Virginia", "Singapore", "beyond")
+STATIONS = ("here", "Virginia", "beyond")
 """Where the storage is put."""
 
 GROWTH = 0.05
