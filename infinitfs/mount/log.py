@@ -122,7 +122,7 @@ def one_line(text: str) -> str:
 class Repeats(logging.Filter):
     """Lets so many events of one kind pass in a period; the last one and the next one tell that others did not.
 
-    A kind is a place, a level and a text without its arguments or, where the text is an error's own, its class.
+    A kind is a place, a level and a text without its arguments or, where the text is an error's own, that error.
     """
 
     def __init__(self, clock: Callable[[], float], *, burst: int = _BURST, period: float = _PERIOD) -> None:
@@ -134,7 +134,7 @@ class Repeats(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         first = record.args[0] if isinstance(record.args, tuple) and record.args else None
-        kind = (record.name, record.levelno, record.msg, type(first) if isinstance(first, Exception) else None)
+        kind = (record.name, record.levelno, record.msg, str(first) if isinstance(first, Exception) else None)
         now = self._clock()
         began, count = self._kinds.get(kind, (now, 0))
         note = ""

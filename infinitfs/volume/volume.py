@@ -199,6 +199,7 @@ class Volume:
         """A file that nobody has open and that is stored as it is needs no place in memory."""
         if not file.opens and not file.needs_flush:
             self._files.pop(file.ino, None)
+            self._write_back.drop_tail(file)
 
     def _remove(self, ino: int) -> None:
         file = self._files.pop(ino, None)

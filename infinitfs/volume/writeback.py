@@ -214,8 +214,12 @@ class WriteBack:
             self._tail_bytes += file.tail_bytes
         while self._tail_bytes > _TAILS:
             oldest, _ = next(iter(self._tails.values()))
-            oldest.drop_tail()
-            self._forget_tail(oldest)
+            self.drop_tail(oldest)
+
+    def drop_tail(self, file: File) -> None:
+        """Nothing more is appended to the file for now."""
+        file.drop_tail()
+        self._forget_tail(file)
 
     def _forget_tail(self, file: File) -> None:
         _, counted = self._tails.pop(file.ino, (file, 0))

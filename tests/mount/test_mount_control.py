@@ -1,5 +1,6 @@
 """Asking a mount that does not answer."""
 
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +23,10 @@ def paths(tmp_path: Path) -> Paths:
 @pytest.fixture
 def listening(paths: Paths) -> Iterator[socket.socket]:
     """A socket where that of a mount would be."""
+    folder = os.open(make_private(paths.runtime), os.O_PATH)
     with socket.socket(socket.AF_UNIX) as made:
-        made.bind(str(make_private(paths.runtime) / f"{VOLUME}.sock"))
+        made.bind(f"/proc/self/fd/{folder}/{VOLUME}.sock")  # a socket's address has 107 bytes, a test's folder more
+        os.close(folder)
         made.listen()
         yield made
 

@@ -27,7 +27,7 @@ from tests.support.users import IS_ROOT
 
 pytestmark = [*needs_fuse, pytest.mark.skipif(not IS_ROOT, reason="only root can become several users")]
 
-SECONDS = float(os.environ.get("DIFFERENTIAL_SECONDS", "20"))
+SECONDS = float(os.environ.get("DIFFERENTIAL_SECONDS", "60"))
 SEED = int(os.environ.get("DIFFERENTIAL_SEED", "0"))
 
 
