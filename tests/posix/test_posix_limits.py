@@ -99,6 +99,17 @@ def accessed(folder: Path) -> object:
     return path.stat().st_atime_ns != 5
 
 
+def times_of_a_fifo(folder: Path) -> object:
+    """Whether what goes through it moves its mtime."""
+    path = folder / "fifo"
+    os.mkfifo(path)
+    os.utime(path, ns=(5, 6))
+    descriptor = os.open(path, os.O_RDWR)
+    os.write(descriptor, b"content")
+    os.close(descriptor)
+    return path.stat().st_mtime_ns != 6
+
+
 def set_group_id(folder: Path) -> object:
     """Whether the bit stays when somebody who is not of the group writes, and the group may not execute."""
     path = folder / "file"
@@ -140,6 +151,7 @@ def group_of_new(folder: Path) -> object:
         pytest.param(birth, False, True, id="birth time"),
         pytest.param(blocks_of_a_write, False, True, id="st_blocks"),
         pytest.param(accessed, False, True, id="access time"),
+        pytest.param(times_of_a_fifo, False, True, id="times of a FIFO"),
         pytest.param(set_group_id, True, False, id="set-group-ID"),
         pytest.param(group_of_new, 0, 7, id="umask and default ACL"),
     ],

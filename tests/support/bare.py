@@ -38,6 +38,11 @@ class Bare(Nothing):
         self._note(f"mkdir {mode & 0o777:o}")
         return await super().mkdir(parent_inode, name, mode, ctx)
 
+    async def mknod(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: pyfuse3.RequestContext
+    ) -> EntryAttributes:
+        return self._add(parent_inode, name, mode, ctx).entry
+
     async def getattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> EntryAttributes:
         self._note(f"getattr {inode}")
         return await super().getattr(inode, ctx)

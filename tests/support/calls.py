@@ -264,6 +264,8 @@ class Side:
         changed: dict[str, tuple[str, str]] = {}
 
         def note(name: str, status: os.stat_result) -> None:
+            if stat.S_ISFIFO(status.st_mode):
+                return  # what goes through it moves its times on a disk only
             now = times[status.st_ino] = status.st_mtime_ns, status.st_ctime_ns
             before = self._times.get(status.st_ino)
             if before is None:
@@ -299,7 +301,7 @@ def _shown(status: os.stat_result) -> tuple[Any, ...]:
         status.st_gid,
         status.st_size if sized else 0,
         status.st_rdev,
-        status.st_mtime_ns if status.st_mtime_ns < LONG_AGO else "now",
+        "unmoved" if stat.S_ISFIFO(mode) else status.st_mtime_ns if status.st_mtime_ns < LONG_AGO else "now",
     )
 
 
