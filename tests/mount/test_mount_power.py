@@ -31,12 +31,12 @@ _NOISE = r"Input/output error|disk I/O error|read-only|Read-only|Traceback|Error
 
 
 class Disk:
-    """An ext4 of 512 MiB at `folder`."""
+    """An ext4 of 4 GiB at `folder`; the file behind it has only what was written."""
 
     def __init__(self, image: Path, folder: Path) -> None:
         self._image, self.folder = image, folder
         image.touch()
-        os.truncate(image, 512 << 20)
+        os.truncate(image, 4 << 30)
         subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
         folder.mkdir()
         self.attach()
@@ -55,9 +55,15 @@ class Disk:
             os.close(descriptor)
 
     def detach(self) -> None:
-        wait_until(
-            lambda: subprocess.run(["umount", str(self.folder)], capture_output=True).returncode == 0, "unmounting"
-        )
+        """Returns when the kernel has let go of it: a namespace that another test made may have it for a while, and
+        what is still in its memory must not be written over what comes next."""
+
+        def is_gone() -> bool:
+            subprocess.run(["umount", str(self.folder)], capture_output=True)
+            listed = subprocess.run(["losetup", "-j", str(self._image)], capture_output=True, check=True)
+            return not listed.stdout and not self.folder.is_mount()
+
+        wait_until(is_gone, "letting go of the disk")
 
 
 @contextmanager
@@ -98,6 +104,8 @@ def test_whatever_was_acknowledged_survives_a_failing_disk_and_a_power_cut(
             wait_until((notes / str(turn)).exists, "the first note")
             time.sleep(chance.uniform(0.2, 2.5))
             disk.fail()
+            with pytest.raises(OSError, match="Input/output error"):
+                (disk.folder / "probe").write_bytes(b"the disk takes nothing any more")
             writer.wait(60)
             assert not mounted.over, "a failing disk does not end the mount"
             with pytest.raises(OSError) as refused:
