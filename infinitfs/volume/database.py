@@ -73,7 +73,7 @@ class Database:
         self._offload = offload
         path.touch(mode=0o600)  # SQLite gives its log the same mode
         self.connection = self.connect()
-        self.connection.failure = self._fail
+        self.connection.failure = self.fail
         self.failed: InfinitfsError | None = None
         self.position = 0
         """The journal position that the record to come will have; set by who opens the journal."""
@@ -180,7 +180,7 @@ class Database:
         self.in_transaction = False
         self._commits += 1
 
-    def _fail(self, error: apsw.Error) -> InfinitfsError:
+    def fail(self, error: apsw.Error) -> InfinitfsError:
         """A statement failed: what became of its operation is unknown, so the whole transaction goes."""
         self._roll_back()
         if self.failed is None:
@@ -203,7 +203,10 @@ class Database:
 
     def rows(self, sql: str, parameters: Sequence[Parameter] = ()) -> list[Any]:
         """Every row of a statement."""
-        return self.connection.execute(sql, parameters).fetchall()
+        try:
+            return self.connection.execute(sql, parameters).fetchall()
+        except apsw.Error as error:  # of a later row
+            raise self.fail(error) from error
 
     def row(self, sql: str, parameters: Sequence[Parameter] = ()) -> Any:
         """The first row of a statement, None without one."""
@@ -288,7 +291,7 @@ class Database:
         except apsw.FullError as error:
             _log.warning("The database's log cannot be copied now, it grows on: %s", error)
         except apsw.Error as error:
-            self._fail(error)
+            self.fail(error)
         finally:
             self._relieving = False
             self._relieve_at = max(LOG_LIMIT // PAGE_SIZE, self._log_pages * 2)  # a reader may keep it from restarting

@@ -15,11 +15,20 @@ from contextlib import asynccontextmanager
 from stat import S_ISREG
 from typing import NamedTuple
 
+import apsw
 import trio
 
 from infinitfs.block.index import Location
 from infinitfs.block.reader import BlockReader
-from infinitfs.errors import DamagedObject, FileTooLarge, InfinitfsError, InvalidOperation, ObjectNotFound, ReadOnly
+from infinitfs.errors import (
+    DamagedObject,
+    FileTooLarge,
+    InfinitfsError,
+    InvalidOperation,
+    LocalDiskFailed,
+    ObjectNotFound,
+    ReadOnly,
+)
 from infinitfs.file.extents import Edit, Extent
 from infinitfs.file.file import File
 from infinitfs.transfer.background import together
@@ -118,13 +127,16 @@ class Volume:
             nursery.cancel_scope.cancel()
 
     async def _tend(self, task: Callable[[], Awaitable[None]]) -> None:
-        """Once the database has failed nothing can be written, but what is there can still be read."""
+        """Once the disk has failed nothing can be written, but what is there can still be read: the folder must stay,
+        or programs would go on in the one below it."""
         try:
             await task()
-        except InfinitfsError as error:
-            if self.database.failed is None:
+        except (InfinitfsError, apsw.Error) as error:
+            failure = self.database.fail(error) if isinstance(error, apsw.Error) else error
+            if self.database.failed is None and not isinstance(failure, LocalDiskFailed):
                 raise
-            _log.error("The volume is read-only from now on: %s", error)
+            self.database.failed = self.database.failed or failure
+            _log.error("The volume is read-only from now on: %s", failure)
 
     def take_charge(self, uid: int, gid: int) -> None:
         """The first changes of an owner: the root of a new volume, owned by `uid` and `gid`; the end of files that

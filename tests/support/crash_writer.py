@@ -17,6 +17,9 @@ import json
 import os
 import random
 import sys
+import time
+from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -45,7 +48,7 @@ class Writer:
             getattr(self, f"_{kind}")()
 
     def _note(self, state: str, **what: Any) -> None:
-        self._notes.write(json.dumps({"state": state, **what}) + "\n")
+        self._notes.write(json.dumps({"state": state, "at": time.monotonic(), **what}) + "\n")
         self._notes.flush()
 
     def _step(self, **what: Any) -> dict[str, Any]:
@@ -136,38 +139,43 @@ class Outcome(NamedTuple):
     problems: list[str]
 
 
-def check(folder: Path, notes: Path, seed: int) -> Outcome:
-    """Compare a folder with what its writer's notes acknowledge; the last operation begun may have happened or not."""
-    steps, doubtful = _read_notes(notes)
+def check(folder: Path, notes: Path, seed: int, until: float = inf) -> Outcome:
+    """Compare a folder with what its writer's notes acknowledge until then, by the monotonic clock; operations that
+    were begun, and not acknowledged by then, may have happened or not, one after the other."""
+    steps, doubtful = _read_notes(notes, until)
     state: dict[str, bytes | None] = {}
     for step in steps:
         _apply(state, step, seed)
-    maybe = dict(state)
-    if doubtful is not None:
-        _apply(maybe, doubtful, seed)
+    states = [state]
+    for step in doubtful:
+        states.append(dict(states[-1]))
+        _apply(states[-1], step, seed)
     there = {path.name: path.read_bytes() if path.is_file() else None for path in folder.iterdir()}
     problems = []
-    for name in state.keys() | maybe.keys() | {name for name in there if not name.startswith(".")}:
+    for name in {name for state in states for name in state} | {name for name in there if not name.startswith(".")}:
         found = there.get(name, "absent")
-        allowed = [state.get(name, "absent"), maybe.get(name, "absent")]
-        if found not in allowed and not _grew(allowed, found) and not _torn(allowed, found):
+        allowed = [state.get(name, "absent") for state in states]
+        steps_between = list(pairwise(allowed))
+        if found not in allowed and not any(_grew(two, found) or _torn(two, found) for two in steps_between):
             problems.append(f"{name} is {_show(found)} instead of {' or '.join(map(_show, allowed))}")
     return Outcome(len(steps), problems)
 
 
-def _read_notes(notes: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    steps, begun = [], None
+def _read_notes(notes: Path, until: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The operations that were acknowledged until then, and those that were begun and not."""
+    acknowledged, begun = [], []
     for line in notes.read_text().splitlines():
         try:
             step = json.loads(line)
         except ValueError:
             break  # the writer was killed in the middle of a line
-        if step.pop("state") == "begin":
-            begun = step
-        else:
-            steps.append(step)
-            begun = None
-    return steps, begun
+        state, at = step.pop("state"), step.pop("at")
+        if state == "begin":
+            begun.append(step)
+        elif at < until:
+            acknowledged.append(step)
+            begun.remove(step)
+    return acknowledged, begun
 
 
 def _apply(state: dict[str, bytes | None], step: dict[str, Any], seed: int) -> None:
@@ -187,7 +195,7 @@ def _apply(state: dict[str, bytes | None], step: dict[str, Any], seed: int) -> N
         del state[name]
 
 
-def _grew(allowed: list[Any], found: Any) -> bool:
+def _grew(allowed: tuple[Any, Any], found: Any) -> bool:
     """An append in doubt: all that was acknowledged, then part of what was being added."""
     old, new = allowed
     return (
@@ -200,7 +208,7 @@ def _grew(allowed: list[Any], found: Any) -> bool:
     )
 
 
-def _torn(allowed: list[Any], found: Any) -> bool:
+def _torn(allowed: tuple[Any, Any], found: Any) -> bool:
     """A patch in doubt: each half page old or new; only the page in doubt differs between the two versions."""
     old, new = allowed
     if not (isinstance(old, bytes) and isinstance(new, bytes) and isinstance(found, bytes)):
