@@ -110,6 +110,15 @@ def times_of_a_fifo(folder: Path) -> object:
     return path.stat().st_mtime_ns != 6
 
 
+def idle_chown(folder: Path) -> object:
+    """What somebody else gets who changes neither owner nor group of a file with an idle set-group-ID bit."""
+    path = folder / "program"
+    path.touch()
+    path.chmod(0o2600)
+    with acting_as(BOB):
+        return answer(lambda: os.chown(path, -1, -1))
+
+
 def set_group_id(folder: Path) -> object:
     """Whether the bit stays when somebody who is not of the group writes, and the group may not execute."""
     path = folder / "file"
@@ -152,6 +161,7 @@ def group_of_new(folder: Path) -> object:
         pytest.param(blocks_of_a_write, False, True, id="st_blocks"),
         pytest.param(accessed, False, True, id="access time"),
         pytest.param(times_of_a_fifo, False, True, id="times of a FIFO"),
+        pytest.param(idle_chown, None, "EPERM", id="chown to nobody"),
         pytest.param(set_group_id, True, False, id="set-group-ID"),
         pytest.param(group_of_new, 0, 7, id="umask and default ACL"),
     ],

@@ -134,10 +134,12 @@ class Side:
         os.fchmod(self._slot(slot), mode)
 
     def chown(self, path: str, uid: int, gid: int, follow: bool) -> None:
-        os.chown(self._at(path), uid, gid, follow_symlinks=follow)
+        if (uid, gid) != (-1, -1):  # on FUSE the kernel lets everybody do that
+            os.chown(self._at(path), uid, gid, follow_symlinks=follow)
 
     def fchown(self, slot: int, uid: int, gid: int) -> None:
-        os.fchown(self._slot(slot), uid, gid)
+        if (uid, gid) != (-1, -1):
+            os.fchown(self._slot(slot), uid, gid)
 
     def utime(self, path: str, times: tuple[int, int] | None, follow: bool) -> None:
         if times is None:
