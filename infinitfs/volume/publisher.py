@@ -26,6 +26,7 @@ from infinitfs.block.staging import Staging
 from infinitfs.errors import Fenced, InfinitfsError, ObjectExists, StorageUnreachable
 from infinitfs.keys.identity import Identity
 from infinitfs.keys.ring import KeyRing
+from infinitfs.transfer.background import together
 from infinitfs.transfer.base import Transfer
 from infinitfs.transfer.cache import PackCache
 from infinitfs.transfer.files import Offload
@@ -219,7 +220,7 @@ class Publisher:
 
     async def run(self) -> None:
         """Cut, upload and publish, for as long as the volume is open. Storage trouble is waited out."""
-        async with trio.open_nursery() as nursery:
+        async with together() as nursery:  # an error of the disk leaves as it is
             nursery.start_soon(self._cut_when_due)
             nursery.start_soon(self._publish_records)
             while self.fenced is None:
