@@ -23,6 +23,7 @@ async def test_the_volume_stays_open_where_sending_meets_the_failure(
     async def fail(self: Publisher, name: str) -> None:
         raise LocalDiskFailed(path="the disk", reason="as planned")
 
+    was_open = False
     with pytest.raises(LocalDiskFailed, match="as planned"):  # of what could not be closed properly
         async with opened_volume(MemoryStorage(), tmp_path, OPENED) as session:
             volume = session.volume
@@ -34,3 +35,5 @@ async def test_the_volume_stays_open_where_sending_meets_the_failure(
             with pytest.raises(LocalDiskFailed):
                 await volume.create(ROOT, b"new", 0o100644, 0, 0)
             assert await content(volume, ino) == CONTENT
+            was_open = True
+    assert was_open
