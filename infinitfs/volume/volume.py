@@ -411,7 +411,7 @@ class Volume:
         allocated = self._blocks.edit(target, [Edit(0, length, shared)], inodes[1].allocated)
         self._namespace.update(target, allocated=allocated)
         if (file := self._files.get(target)) is not None:
-            file.drop_tail()
+            self._write_back.drop_tail(file)
 
     async def fsync(self, ino: int) -> None:
         """Content and attributes are durable here (or in the storage, as the mount was asked to) on return."""
