@@ -7,23 +7,25 @@ given again after the block was freed.
 
 from collections import OrderedDict
 
+from infinitfs.storage.base import Buffer
+
 
 class OpenBlocks:
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._blocks: OrderedDict[bytes, bytes] = OrderedDict()
+        self._blocks: OrderedDict[bytes, Buffer] = OrderedDict()
         self.used = 0
 
     def __contains__(self, id: bytes) -> bool:
         return id in self._blocks
 
-    def get(self, id: bytes) -> bytes | None:
+    def get(self, id: bytes) -> Buffer | None:
         data = self._blocks.get(id)
         if data is not None:
             self._blocks.move_to_end(id)
         return data
 
-    def put(self, id: bytes, data: bytes) -> None:
+    def put(self, id: bytes, data: Buffer) -> None:
         if len(data) > self._limit or id in self._blocks:
             return
         self._blocks[id] = data

@@ -20,6 +20,7 @@ from infinitfs.block.staging import Staging
 from infinitfs.errors import DamagedFrame, DamagedObject, InfinitfsError
 from infinitfs.keys.frame import FrameType
 from infinitfs.keys.ring import KeyRing, Purpose
+from infinitfs.storage.base import Buffer
 from infinitfs.transfer.background import together
 from infinitfs.transfer.cache import PackCache
 from infinitfs.transfer.files import Offload
@@ -35,7 +36,7 @@ class _Opening:
     `error` it met, or neither where it was cancelled."""
 
     locations: list[Location] = field(default_factory=list)
-    blocks: dict[int, bytes] = field(default_factory=dict)
+    blocks: dict[int, Buffer] = field(default_factory=dict)
     error: InfinitfsError | None = None
     done: trio.Event = field(default_factory=trio.Event)
 
@@ -51,13 +52,13 @@ class BlockReader:
         self._offload = offload
         self._pending: dict[Location, _Opening] = {}
 
-    async def read(self, locations: Sequence[Location]) -> dict[int, bytes]:
+    async def read(self, locations: Sequence[Location]) -> dict[int, Buffer]:
         """The plain bytes of each block, by block number.
 
         Raises DamagedObject (never wrong bytes), ObjectNotFound, StorageUnreachable, LocalDiskFailed. Concurrent
         readers of a block share one opening of it and its failure; where who opens it is cancelled, another does.
         """
-        found: dict[int, bytes] = {}
+        found: dict[int, Buffer] = {}
         missing: Sequence[Location] = locations
         while missing:
             mine: dict[str, _Opening] = {}
@@ -72,7 +73,9 @@ class BlockReader:
                     opening = self._pending[location] = mine.setdefault(location.pack, _Opening())
                     opening.locations.append(location)
                 awaited.append((location, opening))
-            if mine:
+            if len(mine) == 1:
+                await self._lead(*mine.popitem())
+            elif mine:
                 async with together() as nursery:
                     for pack, opening in mine.items():
                         nursery.start_soon(self._lead, pack, opening)
@@ -97,7 +100,7 @@ class BlockReader:
                     self._open.put(location.id, opening.blocks[location.block])
             opening.done.set()
 
-    async def _open_from(self, pack: str, locations: list[Location]) -> dict[int, bytes]:
+    async def _open_from(self, pack: str, locations: list[Location]) -> dict[int, Buffer]:
         """The blocks of one pack. Damage is logged, once; not where the location is one of the time when the pack
         was open, for then it is old and not the pack damaged: the caller looks it up again."""
         try:
@@ -107,50 +110,48 @@ class BlockReader:
                 _log.error("%s", error)
             raise
 
-    async def _open_or_fetch_again(self, pack: str, locations: list[Location]) -> dict[int, bytes]:
+    async def _open_or_fetch_again(self, pack: str, locations: list[Location]) -> dict[int, Buffer]:
         try:
-            return await self._open_frames(locations, await self._sealed(pack, locations))
+            return await self._open_frames(pack, locations)
         except DamagedFrame as error:
             if self._staging.holds(pack):
                 raise DamagedObject(key=str(self._staging.path(pack)), reason=error.fields["reason"]) from error
         for location in locations:
             await self._cache.drop(pack, location.offset, location.length)
         try:
-            return await self._open_frames(locations, await self._sealed(pack, locations))
+            return await self._open_frames(pack, locations)
         except DamagedFrame as error:
             key = object_key(self._ring.volume_id.hex(), pack)
             raise DamagedObject(key=key, reason=error.fields["reason"]) from error
 
-    async def _sealed(self, pack: str, locations: list[Location]) -> list[bytes]:
+    async def _open_frames(self, pack: str, locations: list[Location]) -> dict[int, Buffer]:
+        """Read and open: in one thread, as both take a while."""
         spans = [(location.offset, location.length) for location in locations]
+        work = partial(self._open_all, locations)
         if self._staging.holds(pack):
             try:
-                return await self._offload(lambda: [self._staging.read(pack, *span) for span in spans])
+                return await self._offload(lambda: work([self._staging.read(pack, *span) for span in spans]))
             except FileNotFoundError:
                 pass  # acknowledged meanwhile, and moved into the cache
-        return await self._cache.read(pack, locations[0].pack_size, spans)
+        quick = sum(location.size for location in locations) <= _INLINE
+        return await self._cache.read(pack, locations[0].pack_size, spans, work, quick=quick)
 
-    async def _open_frames(self, locations: list[Location], frames: list[bytes]) -> dict[int, bytes]:
-        if sum(location.size for location in locations) <= _INLINE:
-            return self._open_all(locations, frames)
-        return await self._offload(partial(self._open_all, locations, frames))
-
-    def _open_all(self, locations: list[Location], frames: list[bytes]) -> dict[int, bytes]:
+    def _open_all(self, locations: list[Location], frames: list[bytes]) -> dict[int, Buffer]:
         return {
             location.block: self._open_one(location, frame) for location, frame in zip(locations, frames, strict=True)
         }
 
-    def _open_one(self, location: Location, frame: bytes) -> bytes:
+    def _open_one(self, location: Location, frame: bytes) -> Buffer:
         opened = self._ring.open(Purpose.DATA, FrameType.BLOCK, location.id, frame)
         if opened.compressed:
             try:
                 if zstandard.frame_content_size(opened.payload) != location.size:
                     raise DamagedFrame(reason="its content is not as long as its block")
-                data = zstandard.ZstdDecompressor().decompress(opened.payload)
+                data: Buffer = zstandard.ZstdDecompressor().decompress(opened.payload)
             except zstandard.ZstdError as error:
                 raise DamagedFrame(reason=f"its content does not decompress: {error}") from None
         else:
-            data = bytes(opened.payload)
+            data = opened.payload
         if len(data) != location.size or self._ring.block_id(data) != location.id:
             raise DamagedFrame(reason="its content is not that of its block")
         return data

@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 
@@ -27,13 +28,14 @@ from infinitfs.transfer.runs import (
     SEGMENT,
     Piece,
     Run,
+    RunGone,
     Span,
     adjacent,
     incoming_path,
     move,
     pieces_of,
-    read_pieces,
-    read_pieces_now,
+    read_spans,
+    read_spans_now,
     run_path,
     scan,
     segments_of,
@@ -41,6 +43,8 @@ from infinitfs.transfer.runs import (
 
 _ATTEMPTS = 3  # at files that vanish or are cut short under us, before the storage is read directly
 _THREADS = 8
+
+T = TypeVar("T")
 
 
 class PackCache:
@@ -73,25 +77,33 @@ class PackCache:
 
     # --- what upper layers ask ---
 
-    async def read(self, pack: str, size: int, spans: Sequence[Span]) -> list[bytes]:
-        """The sealed bytes of `spans` (offset, length) of a pack of `size` bytes, from the disk or the
-        storage.
+    async def read(
+        self, pack: str, size: int, spans: Sequence[Span], work: Callable[[list[bytes]], T], *, quick: bool
+    ) -> T:
+        """What `work` makes of the sealed bytes of `spans` (offset, length) of a pack of `size` bytes, which come
+        from the disk or the storage. It runs in the thread that reads them, one hop for both; work that is `quick`
+        at once where the bytes are in the kernel's memory.
 
         Concurrent readers of a segment wait for one request, which goes on when one of them is cancelled.
-        Raises what `Transfer.download` and `get` raise; DamagedObject where the pack is too short for a
-        span.
+        Raises what `work`, `Transfer.download` and `get` raise; DamagedObject where the pack is too short for
+        a span.
         """
         self._check(pack, size, spans)
         self._count(pack, size, spans)
         for _ in range(_ATTEMPTS):
             async with self._held(pack, size, spans) as held:
                 wanted = [pieces_of(held, span) for span in spans]
-                parts = await self._parts([piece for of_span in wanted for piece in of_span])
-            if parts is not None:
-                rest = iter(parts)
-                return [b"".join(itertools.islice(rest, len(of_span))) for of_span in wanted]
+                sealed = read_spans_now(wanted) if quick else None
+                if sealed is not None:
+                    return work(sealed)
+                try:
+                    return await self._offload(partial(_work_on, wanted, work))
+                except RunGone as gone:
+                    self._forget(gone.runs)
+            await self._sweep()
         key = self._key_of(pack)
-        return [await self._transfer.get(key, offset, length) for offset, length in spans]
+        got = [await self._transfer.get(key, offset, length) for offset, length in spans]
+        return await self._offload(partial(work, got))
 
     async def prefetch(self, pack: str, size: int, spans: Sequence[Span]) -> None:
         """Bring `spans` into the cache. A failure is left for the read to meet."""
@@ -288,21 +300,9 @@ class PackCache:
             raise _short(key, len(data), run.length)
         run.data = data
 
-    async def _parts(self, wanted: Sequence[Piece]) -> list[bytes] | None:
-        """The bytes of pieces, or None where a file was not what it had been: then its run is forgotten."""
-        at_once = read_pieces_now(wanted)
-        if at_once is not None:
-            return at_once
-        found = await self._offload(partial(read_pieces, wanted))
-        parts = []
-        for piece, part in zip(wanted, found, strict=True):
-            if part is None:
-                self._forget([piece.run])
-            else:
-                piece.run.warm = True
-                parts.append(part)
-        await self._sweep()
-        return parts if len(parts) == len(wanted) else None
+
+def _work_on(wanted: Sequence[Sequence[Piece]], work: Callable[[list[bytes]], T]) -> T:
+    return work(read_spans(wanted))
 
 
 def _short(key: str, size: int, length: int) -> DamagedObject:

@@ -145,17 +145,44 @@ def scan(folder: Path) -> list[tuple[int, Run]]:
     return [(serial, run) for _, serial, run in sorted(found, key=lambda each: each[:2])]
 
 
-def read_pieces_now(wanted: Sequence[Piece]) -> list[bytes] | None:
-    """The bytes of pieces where that takes no wait (preadv2(2), RWF_NOWAIT), else None."""
-    if sum(piece.length for piece in wanted) > _NOW or not all(piece.run.warm for piece in wanted):
+class RunGone(Exception):
+    """The files of these runs are gone, unreadable or too short."""
+
+    def __init__(self, runs: list[Run]) -> None:
+        super().__init__(runs)
+        self.runs = runs
+
+
+def read_spans_now(spans: Sequence[Sequence[Piece]]) -> list[bytes] | None:
+    """The bytes of spans, each in pieces, where that takes no wait (preadv2(2), RWF_NOWAIT), else None."""
+    pieces = [piece for span in spans for piece in span]
+    if sum(piece.length for piece in pieces) > _NOW or not all(piece.run.warm for piece in pieces):
         return None
-    found = [_read(piece, os.RWF_NOWAIT) for piece in wanted]
-    return [part for part in found if part is not None] if None not in found else None
+    found = []
+    for span in spans:
+        parts = [part for piece in span if (part := _read(piece, os.RWF_NOWAIT)) is not None]
+        if len(parts) != len(span):
+            return None
+        found.append(b"".join(parts))
+    return found
 
 
-def read_pieces(wanted: Sequence[Piece]) -> list[bytes | None]:
-    """The bytes of pieces; None for one whose file is gone, unreadable or too short."""
-    return [_read(piece, 0) for piece in wanted]
+def read_spans(spans: Sequence[Sequence[Piece]]) -> list[bytes]:
+    """The bytes of spans, each in pieces; blocking. Raises RunGone."""
+    found, gone = [], []
+    for span in spans:
+        parts = []
+        for piece in span:
+            part = _read(piece, 0)
+            if part is None:
+                gone.append(piece.run)
+            else:
+                piece.run.warm = True
+                parts.append(part)
+        found.append(parts[0] if len(parts) == 1 else b"".join(parts))
+    if gone:
+        raise RunGone(gone)
+    return found
 
 
 def _read(piece: Piece, flags: int) -> bytes | None:
@@ -163,13 +190,17 @@ def _read(piece: Piece, flags: int) -> bytes | None:
         return piece.run.data[piece.offset : piece.offset + piece.length]
     if piece.run.path is None:
         return None
-    buffer = bytearray(piece.length)
     try:
         descriptor = os.open(piece.run.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            count = os.preadv(descriptor, [buffer], piece.offset, flags)
+            if flags:
+                buffer = bytearray(piece.length)
+                count = os.preadv(descriptor, [buffer], piece.offset, flags)
+                data = bytes(buffer[:count])
+            else:
+                data = os.pread(descriptor, piece.length, piece.offset)
         finally:
             os.close(descriptor)
     except OSError:
         return None
-    return bytes(buffer) if count == piece.length else None
+    return data if len(data) == piece.length else None

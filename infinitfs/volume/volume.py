@@ -31,6 +31,7 @@ from infinitfs.errors import (
 )
 from infinitfs.file.extents import Edit, Extent
 from infinitfs.file.file import File
+from infinitfs.storage.base import Buffer
 from infinitfs.transfer.background import together
 from infinitfs.volume.blocks import END, Blocks
 from infinitfs.volume.checkpoint import Checkpointer
@@ -472,7 +473,7 @@ class Volume:
 
 def _assemble(
     plan: list[tuple[Extent, Location]],
-    opened: dict[int, bytes],
+    opened: dict[int, Buffer],
     overlay: list[tuple[int, bytes | memoryview]],
     offset: int,
     length: int,
@@ -484,6 +485,8 @@ def _assemble(
         lower, upper = max(extent.offset, offset), min(extent.end, end)
         skip = extent.skip + lower - extent.offset
         pieces.append((lower, memoryview(opened[where.block])[skip : skip + upper - lower]))
+    if not overlay and sum(len(piece) for _, piece in pieces) == length:  # extents do not overlap: no hole
+        return pieces[0][1] if len(pieces) == 1 else b"".join(piece for _, piece in pieces)
     pieces += overlay
     if pieces and len(pieces[-1][1]) == length:
         return pieces[-1][1]

@@ -17,6 +17,7 @@ from infinitfs.block.reader import BlockReader
 from infinitfs.errors import DamagedObject, InfinitfsError, LocalDiskFailed, ObjectNotFound, StorageUnreachable
 from infinitfs.keys.frame import FrameType
 from infinitfs.keys.ring import KeyRing, Purpose
+from infinitfs.storage.base import Buffer
 from infinitfs.storage.memory import MemoryStorage
 from infinitfs.transfer.cache import PackCache, open_cache
 from infinitfs.transfer.client import TransferClient, local_transfer
@@ -50,7 +51,7 @@ class World:
         self.reader = BlockReader(self.ring, self.staging, cache, memory, inline)
         opens = self.reader._open_one
 
-        def count(location: Location, frame: bytes) -> bytes:
+        def count(location: Location, frame: bytes) -> Buffer:
             self.opened.append(location.id)
             return opens(location, frame)
 
@@ -91,7 +92,7 @@ class World:
 
     async def read(self, *blocks: int) -> list[bytes]:
         found = await self.reader.read(self.locate(*blocks))
-        return [found[block] for block in blocks]
+        return [bytes(found[block]) for block in blocks]
 
     def damage(self, block: int) -> str:
         """Flip a bit of the block's frame in the storage; returns the object's key."""
