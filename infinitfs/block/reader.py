@@ -27,6 +27,7 @@ from infinitfs.transfer.files import Offload
 
 _log = logging.getLogger(__name__)
 
+_READERS = 4  # that share the cache for what they will read next
 _INLINE = 64 * 1024  # up to this many plain bytes a thread costs more than it spares the event loop
 
 
@@ -160,6 +161,11 @@ class BlockReader:
         """Nothing of what was read is kept any more: the storage is asked again."""
         self._open.clear()
         await self._cache.clear()
+
+    @property
+    def room_ahead(self) -> int:
+        """Bytes that one reader may have brought ahead without pushing out of the cache what it has not read yet."""
+        return self._cache.limit // _READERS
 
     async def prefetch(self, locations: Iterable[Location]) -> None:
         """Bring the frames of these blocks into the disk cache, packs in parallel; a failure is left for the read to

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from infinitfs.block.index import NewFrame
 from infinitfs.block.pack import Entry
-from infinitfs.config.disk import sync_folder
+from infinitfs.config.disk import sync_folder, write_at
 from infinitfs.errors import InfinitfsError, LocalDiskFailed, NoSpace
 from infinitfs.transfer.files import Offload, remove
 
@@ -121,7 +121,7 @@ class Staging:
             raise LocalDiskFailed(path=str(self._folder), reason="it failed before")
         with self._local_errors():
             try:
-                _write_at(pack.descriptor, pack.size, buffers)
+                write_at(pack.descriptor, buffers, pack.size)
                 os.fdatasync(pack.descriptor)
             except OSError as error:
                 self._failed = True
@@ -223,18 +223,3 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 def _end(entries: Sequence[Entry]) -> int:
     return max((entry.offset + entry.length for entry in entries), default=0)
-
-
-def _write_at(descriptor: int, offset: int, buffers: Sequence[bytes]) -> None:
-    """Write all buffers one behind the other from `offset` on; 512 at a time (IOV_MAX is 1024)."""
-    pending = list(buffers)
-    while pending:
-        group = pending[:512]
-        done = os.pwritev(descriptor, group, offset)
-        offset += done
-        for buffer in group:
-            if done < len(buffer):
-                pending[0] = buffer[done:]
-                break
-            done -= len(buffer)
-            pending.pop(0)

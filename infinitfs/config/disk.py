@@ -7,8 +7,27 @@ Invariant: a name leads to the whole of a file or to none: content is synced bef
 
 import os
 import secrets
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from infinitfs.errors import LocalFileFailed
+
+Buffer = bytes | bytearray | memoryview
+
+PIECE = 256 * 1024
+"""Bytes that one call writes at most. Of more the kernel's page cache makes huge pages: where these must be had from
+the host of a virtual machine first, copying took 2.2 ms a MiB, and 0.25 ms in pieces (Linux 6.18, ext4)."""
+_VECTORS = 512  # IOV_MAX is 1024
+
+
+@contextmanager
+def failing(path: Path, action: str) -> Iterator[None]:
+    """OSErrors inside leave as LocalFileFailed: `path` could not be `action` (a past participle)."""
+    try:
+        yield
+    except OSError as error:
+        raise LocalFileFailed(path=str(path), action=action, reason=error.strerror or str(error)) from None
 
 
 def sync_folder(folder: Path) -> None:
@@ -18,6 +37,35 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_at(descriptor: int, buffers: Iterable[Buffer], offset: int = 0) -> None:
+    """Write all buffers one behind the other from `offset` on, at most PIECE bytes a call. Raises OSError."""
+    for group in _pieces(buffers):
+        while group:
+            done = os.pwritev(descriptor, group, offset)
+            offset += done
+            while group and done >= len(group[0]):
+                done -= len(group.pop(0))
+            if group:
+                group[0] = group[0][done:]
+
+
+def _pieces(buffers: Iterable[Buffer]) -> Iterator[list[memoryview]]:
+    """Consecutive views of `buffers`, in groups of at most PIECE bytes and _VECTORS views."""
+    group: list[memoryview] = []
+    room = PIECE
+    for buffer in buffers:
+        view = memoryview(buffer).cast("B")
+        while view:
+            group.append(view[:room])
+            view = view[room:]
+            room -= len(group[-1])
+            if not room or len(group) == _VECTORS:
+                yield group
+                group, room = [], PIECE
+    if group:
+        yield group
 
 
 def write_aside(folder: Path, data: bytes) -> Path:

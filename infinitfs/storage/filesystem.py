@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import trio
 
-from infinitfs.config.disk import sync_folder
+from infinitfs.config.disk import sync_folder, write_at
 from infinitfs.errors import (
     AccessDenied,
     DamagedObject,
@@ -112,11 +112,9 @@ class FilesystemStorage(Storage):
             target = self._folder / key
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
-                with os.fdopen(descriptor, "wb", buffering=0) as file:
-                    rest = memoryview(data).cast("B")
-                    while rest:
-                        rest = rest[file.write(rest) :]
-                    os.fsync(file.fileno())
+                with os.fdopen(descriptor, "wb", buffering=0):
+                    write_at(descriptor, [data])
+                    os.fsync(descriptor)
                 self._make_folder(target.parent)
                 if create:
                     _link(temporary, target, key, self.name)

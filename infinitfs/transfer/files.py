@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 
 import trio
 
+from infinitfs.config.disk import write_at
 from infinitfs.errors import LocalFileFailed, NoSpace
 from infinitfs.storage.base import Buffer
 
@@ -70,10 +71,8 @@ def write_new(path: Path, data: Buffer) -> None:
         path.unlink(missing_ok=True)
         descriptor = os.open(path, flags, 0o600)
         try:
-            with os.fdopen(descriptor, "wb", buffering=0) as file:
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[file.write(rest) :]
+            with os.fdopen(descriptor, "wb", buffering=0):
+                write_at(descriptor, [data])
         except OSError:
             remove([path])
             raise

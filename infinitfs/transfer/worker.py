@@ -22,6 +22,7 @@ from typing import assert_never
 
 import trio
 
+from infinitfs.config.heap import keep_memory
 from infinitfs.config.secrecy import keep_secrets
 from infinitfs.errors import InfinitfsError
 from infinitfs.storage.base import Storage
@@ -208,6 +209,7 @@ def _harden() -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     keep_secrets()
+    keep_memory()
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")

@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 
 COMMIT_AFTER = 0.02  # seconds that changes are gathered in one transaction; ending one takes 0.3 ms
 SYNC_AFTER = 1.0  # seconds after which what was committed is durable on this machine
-_PREFETCHES = 4
+_PREFETCHES = 16  # ranges on their way into the cache at a time
 
 
 class Space(NamedTuple):
@@ -437,6 +437,7 @@ class Volume:
         length = min(length, file.size - offset)
         if length <= 0:
             return b""
+        self._read_ahead(file, offset, length)
         while True:
             # One moment for both: what a flush moves from memory to the extents is in exactly one of them.
             plan, overlay = self._plan(file, offset, length), file.overlay(offset, length)
@@ -446,7 +447,6 @@ class Volume:
             except (DamagedObject, ObjectNotFound):
                 if plan == self._plan(file, offset, length):
                     raise
-        self._read_ahead(file, offset, length)
         return _assemble(plan, opened, overlay, offset, length)
 
     def _plan(self, file: File, offset: int, length: int) -> list[tuple[Extent, Location]]:
@@ -456,7 +456,7 @@ class Volume:
         return self._blocks.extents(file.ino, offset, offset + length)
 
     def _read_ahead(self, file: File, offset: int, length: int) -> None:
-        window = file.read_ahead.advise(offset, length, file.size)
+        window = file.read_ahead.advise(offset, length, file.size, self._reader.room_ahead)
         if window is None or self._nursery is None or self._prefetching >= _PREFETCHES:
             return
         located = [where for _, where in self._blocks.extents(file.ino, *window)]

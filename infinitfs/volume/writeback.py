@@ -28,7 +28,7 @@ from infinitfs.volume.room import Room
 _log = logging.getLogger(__name__)
 
 AGE = 5.0  # seconds after which dirty bytes are flushed
-HIGH = 32 * 2**20  # dirty bytes above which a flush starts
+HIGH = 16 * 2**20  # dirty bytes above which a flush starts
 FULL = 96 * 2**20  # dirty bytes above which writers wait
 _TICK = 0.5
 _TAILS = 16 * 2**20  # bytes of last blocks that all files together may keep
