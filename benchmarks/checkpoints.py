@@ -1,6 +1,6 @@
 """A checkpoint of a volume that is not mounted, and what of it was sent.
 
-Above: `limits`. Below: `infinitfs.mount.session`, `infinitfs.volume.checkpoint`.
+Above: `limits`. Below: `infinitfs.mount.compose`, `infinitfs.volume.checkpoint`.
 Invariant: as after `unmount`, the volume is nobody's afterwards.
 """
 
@@ -12,8 +12,8 @@ from benchmarks.subjects import Infinitfs, wait_until
 from infinitfs.config.paths import Paths
 from infinitfs.config.store import Store
 from infinitfs.keys.identity import Identity
+from infinitfs.mount.compose import open_record, open_session
 from infinitfs.mount.request import MountRequest
-from infinitfs.mount.session import open_record, open_session
 from infinitfs.volume.checkpoint import CHECKPOINTS, Group, open_manifest
 from infinitfs.volume.namespace import ROOT
 from tests.support.mounted import USER, VOLUME

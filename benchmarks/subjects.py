@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,14 +89,14 @@ class Disk(Subject):
     remote = False
 
 
-class Daemon(Subject):
+class Daemon(Subject, ABC):
     """A filesystem in a process that stays in the foreground for as long as it is mounted."""
 
     process: "subprocess.Popen[bytes] | None" = None
 
+    @abstractmethod
     def command(self) -> list[str]:
         """The process that mounts `folder`."""
-        raise NotImplementedError
 
     def environment(self) -> Mapping[str, str]:
         return {}

@@ -142,9 +142,15 @@ class StorageFailed(StorageUnreachable):
 
 
 class StorageBusy(StorageFailed):
-    """It asks for fewer requests."""
+    """It asks for fewer requests, and where the field `retry_after` has a number for none in so many seconds."""
 
     message = "{storage} is too busy to {action} ({reason}): it is sent fewer requests until it takes them again."
+
+    @property
+    def wait(self) -> int:
+        """Seconds, 0 where it does not say."""
+        text = self.fields.get("retry_after", "")
+        return int(text) if text.isdecimal() else 0
 
 
 class BucketElsewhere(UsageError):
@@ -351,8 +357,3 @@ class NoAttribute(PathError):
 class FileTooLarge(PathError):
     message = "{path} would be too large."
     errno = errno.EFBIG
-
-
-class AttributeTooLarge(PathError):
-    message = "The attribute {path} is too large."
-    errno = errno.ERANGE

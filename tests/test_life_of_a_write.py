@@ -27,10 +27,11 @@ from infinitfs.file.extents import Extent
 from infinitfs.keys.frame import FrameType, parse_header
 from infinitfs.keys.identity import Identity
 from infinitfs.keys.ring import KeyRing, Purpose
+from infinitfs.mount.compose import Composition, Machine
 from infinitfs.mount.folders import Folders
 from infinitfs.mount.operations import Operations
 from infinitfs.mount.request import MountRequest
-from infinitfs.mount.session import Machine, Session, compose
+from infinitfs.mount.session import Session
 from infinitfs.storage.memory import MemoryStorage
 from infinitfs.transfer.client import local_transfer
 from infinitfs.transfer.files import inline
@@ -69,7 +70,7 @@ class World:
         request = MountRequest(volume="drive")
         async with (
             local_transfer(self.storage) as transfer,
-            compose(
+            Composition(
                 request=request,
                 user="alice",
                 capacity=0,
@@ -78,7 +79,7 @@ class World:
                 folders=folders,
                 transfer=transfer,
                 machine=Machine(Clock(), secrets.token_bytes, inline, socket.gethostname()),
-            ) as session,
+            ).session() as session,
         ):
             yield session, Operations(session.volume, request), folders
 

@@ -8,7 +8,6 @@ trips are timed.
 
 import ssl
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
 
 import trio
 
@@ -17,6 +16,7 @@ from infinitfs.benchmark.results import Result, Row
 from infinitfs.benchmark.route import PHASES, Route
 from infinitfs.benchmark.summary import ranked
 from infinitfs.errors import StorageUnreachable
+from infinitfs.volume.clock import Clock
 
 ROUNDS = 10
 _APART = 0.004  # seconds from the beginning of one sample to that of the next
@@ -52,7 +52,7 @@ async def measure_regions(
     return Result(
         kind="regions",
         subject=subject,
-        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        created=Clock().timestamp(),
         rows=found,
         conclusion=_conclusion(found),
     )

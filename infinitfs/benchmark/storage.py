@@ -10,7 +10,6 @@ import random
 import secrets
 import signal
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 
@@ -33,6 +32,7 @@ from infinitfs.storage.retry import RetryStorage
 from infinitfs.storage.trace import TraceStorage
 from infinitfs.transfer.background import together
 from infinitfs.transfer.runs import SEGMENT
+from infinitfs.volume.clock import Clock
 from infinitfs.volume.descriptor import Parameters
 
 LEVELS = (1, 2, 4, 8, 16, 32, 64)
@@ -120,7 +120,7 @@ async def _measure(
     return Result(
         kind="storage",
         subject=record.name,
-        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        created=Clock().timestamp(),
         rows=rows,
         curves=curves,
         conclusion=_conclusion(rows, curves, ledger.cost if isinstance(record, S3StorageRecord) else None),

@@ -29,11 +29,6 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     p95: float
     jitter: float
 
-    @property
-    def loss(self) -> float:
-        """The share of samples that gave no number."""
-        return self.lost / (self.count + self.lost)
-
 
 def percentile(samples: Iterable[float], share: float) -> float:
     """The smallest sample that `share` of all do not exceed (the nearest rank)."""

@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import TypeVar
@@ -28,6 +27,7 @@ from infinitfs.benchmark.summary import Summary, Unit, summarize
 from infinitfs.config.paths import Paths
 from infinitfs.errors import InfinitfsError
 from infinitfs.mount.control import ask, find_mount
+from infinitfs.volume.clock import Clock
 
 SIZE = 64 << 20
 FILES = 200
@@ -63,7 +63,7 @@ def measure_volume(
     return Result(
         kind="volume",
         subject=str(directory),
-        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        created=Clock().timestamp(),
         rows=rows,
         conclusion=_conclusion({row.name: row.values for row in rows}),
     )

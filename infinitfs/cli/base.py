@@ -86,17 +86,24 @@ class Root(LazyGroup):
         arguments = list(sys.argv[1:] if args is None else args)
         extra["standalone_mode"] = False
         try:
+            exit_code = self._exit_code(arguments, prog_name, extra)
+        except OSError:
+            # Nobody takes what is printed; the interpreter's own flush at exit must not meet that again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            exit_code = 1
+        sys.exit(exit_code)
+
+    def _exit_code(self, arguments: list[str], prog_name: str | None, extra: dict[str, Any]) -> int:
+        """Run the command; what it raises is told. Raises OSError where that cannot be."""
+        try:
             result = super().main(arguments, prog_name=prog_name, **extra)
             sys.stdout.flush()
         except BrokenPipeError:
-            # The reader of a pipe has gone; the interpreter's own flush at exit must not meet it again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
+            raise
         except (Exception, KeyboardInterrupt) as error:
-            sys.exit(_report(error, as_json="--json" in arguments, debug="--debug" in arguments))
-        # `--help` and `--version` leave as a number (click.exceptions.Exit), and so does a command's own
-        # exit code.
-        sys.exit(result if isinstance(result, int) else 0)
+            return _report(error, as_json="--json" in arguments, debug="--debug" in arguments)
+        # `--help` and `--version` leave as a number (click.exceptions.Exit), and so does a command's own exit code.
+        return result if isinstance(result, int) else 0
 
 
 def sentence_of(error: BaseException) -> tuple[str, int]:

@@ -4,6 +4,7 @@ Above: `main.py`. Below: `benchmark/`.
 Invariant: a result is kept once it is whole; the table, the JSON and the picture of it show the same numbers.
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import click
 from infinitfs.cli.base import Group, pass_invocation
 from infinitfs.cli.invocation import Invocation
 from infinitfs.cli.options import Size, named, passphrase_sources
-from infinitfs.errors import UsageError
+from infinitfs.errors import LocalFileFailed, UsageError
 
 if TYPE_CHECKING:
     from infinitfs.benchmark.results import Result, Row
@@ -104,8 +105,12 @@ def volume(invocation: Invocation, directory: str, size: int, files: int, plot: 
     from infinitfs.benchmark.volume import measure_volume
     from infinitfs.cli.mount import absolute
 
-    with _progress(invocation, f"Measuring {directory}") as told:
-        result = measure_volume(invocation.paths, absolute(directory), size=size, files=files, progress=told)
+    try:
+        with _progress(invocation, f"Measuring {directory}") as told:
+            result = measure_volume(invocation.paths, absolute(directory), size=size, files=files, progress=told)
+    except OSError as error:
+        where = os.fsdecode(error.filename or directory)
+        raise LocalFileFailed(path=where, action="measured", reason=error.strerror or str(error)) from None
     _finish(invocation, result, plot)
 
 
@@ -220,6 +225,10 @@ def _finish(invocation: Invocation, result: "Result", plot: str | None) -> None:
 def _answer(invocation: Invocation, result: "Result", plot: str | None) -> None:
     import msgspec
 
+    if invocation.json:
+        invocation.answer(msgspec.to_builtins(result, str_keys=True), "")
+    else:
+        _show(invocation, result)
     if plot is not None:
         from infinitfs.benchmark.pictures import picture
 
@@ -227,9 +236,9 @@ def _answer(invocation: Invocation, result: "Result", plot: str | None) -> None:
             Path(plot).write_text(picture(result))
         except OSError as error:
             raise UsageError(problem=f'The picture "{plot}" cannot be written ({error.strerror}).') from None
-    if invocation.json:
-        invocation.answer(msgspec.to_builtins(result, str_keys=True), "")
-        return
+
+
+def _show(invocation: Invocation, result: "Result") -> None:
     for table in _TABLES[result.kind](result):
         invocation.answer_table(*table)
         print()

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from infinitfs.cli.main import root
+from infinitfs.cli.main import run
 
 VERBS = {
     "user": ("create", "list", "show", "export", "import", "delete"),
@@ -52,4 +52,4 @@ def translate(noun: str, arguments: Sequence[str]) -> list[str]:
 
 
 def _run(noun: str) -> NoReturn:
-    root.main(translate(noun, sys.argv[1:]), prog_name="infinitfs")
+    run(translate(noun, sys.argv[1:]))

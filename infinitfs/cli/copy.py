@@ -35,9 +35,9 @@ def copy(invocation: Invocation, source: str, target: str, recursive: bool, pres
     from infinitfs.mount.control import ask, find_mount
 
     origin, place = absolute(source), absolute(target)
-    if place.is_dir():
-        place = place / origin.name
     try:
+        if place.is_dir():
+            place = place / origin.name
         mountpoint = _mountpoint(origin)
         if mountpoint != _mountpoint(place.parent):
             raise UsageError(problem=f"{source} and {target} are not in the same mounted folder: use cp.")

@@ -12,6 +12,7 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,7 +24,7 @@ from infinitfs.cli.base import Command, pass_invocation
 from infinitfs.cli.invocation import Invocation
 from infinitfs.cli.options import passphrase_sources
 from infinitfs.cli.status import read_status
-from infinitfs.errors import InfinitfsError, NotFound, WrongKey
+from infinitfs.errors import InfinitfsError, LocalFileFailed, NotFound, WrongKey
 
 if TYPE_CHECKING:
     from infinitfs.config.model import StorageRecord
@@ -77,11 +78,12 @@ def _examine(invocation: Invocation) -> Iterator[Finding]:
     yield check_records(invocation.store)
     for what, folder in (("state", paths.state), ("cache", paths.cache)):
         yield check_folder(what, folder)
-    yield check_mounts(mountpoints(Path("/proc/self/mountinfo").read_text(errors="surrogateescape")))
+    yield check_mounts(mountpoints())
     yield from check_processes(invocation)
     yield from check_units(root=root)
-    for name in invocation.store.storages.names():
-        yield check_storage(invocation, name)
+    with suppress(LocalFileFailed):  # told as one of the records
+        for name in invocation.store.storages.names():
+            yield check_storage(invocation, name)
 
 
 # --- the machine ---
@@ -166,7 +168,7 @@ def _clock_state() -> int:
 def check_permissions(folder: Path) -> Finding:
     """Whether what is configured is this user's, and nobody else can read or change it."""
     check = "permissions"
-    entries = [folder, *folder.rglob("*")] if folder.exists() else []
+    entries = [folder, *folder.rglob("*")] if os.access(folder, os.F_OK) else []
     for path in entries:
         status = path.lstat()
         if status.st_uid != os.geteuid():
@@ -181,19 +183,19 @@ def check_records(store: "Store") -> Finding:
     """Whether every record can be read."""
     check = "records"
     read = 0
-    for collection in (store.users, store.credentials, store.storages, store.volumes):
-        for name in collection.names():
-            try:
+    try:
+        for collection in (store.users, store.credentials, store.storages, store.volumes):
+            for name in collection.names():
                 collection.get(name)
-            except InfinitfsError as error:
-                return Finding(check, "failed", "one cannot be read", str(error))
-            read += 1
+                read += 1
+    except InfinitfsError as error:
+        return Finding(check, "failed", "one cannot be read", str(error))
     return Finding(check, "ok", f"{read} can be read")
 
 
 def check_folder(what: str, folder: Path) -> Finding:
     """Whether a folder can be written and has room."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    existing = next((path for path in (folder, *folder.parents) if os.access(path, os.F_OK)), folder)
     if not os.access(existing, os.W_OK | os.X_OK):
         return Finding(what, "failed", f"{existing} cannot be written", f"make {existing} yours: chown it")
     room = os.statvfs(existing)
@@ -209,15 +211,11 @@ def check_folder(what: str, folder: Path) -> Finding:
 # --- mounts ---
 
 
-def mountpoints(mountinfo: str) -> list[str]:
-    """The folders where an infinitfs is mounted, of the text of /proc/self/mountinfo (proc(5))."""
-    found = []
-    for line in mountinfo.splitlines():
-        left, _, right = line.partition(" - ")
-        if "infinitfs" in right.partition(" ")[0] or "infinitfs" in right.split(" ")[1:2]:
-            escaped = left.split(" ")[4]
-            found.append(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), escaped))
-    return found
+def mountpoints(mountinfo: Path = Path("/proc/self/mountinfo")) -> list[str]:
+    """The folders where an infinitfs is mounted."""
+    from infinitfs.mount.mountinfo import mounts
+
+    return [mount.directory for mount in mounts(mountinfo) if "infinitfs" in mount.type or mount.source == "infinitfs"]
 
 
 def check_mounts(folders: Iterable[str]) -> Finding:
@@ -227,16 +225,34 @@ def check_mounts(folders: Iterable[str]) -> Finding:
     alive = 0
     for folder in folders:
         remedy = f"fusermount3 -u -z {folder}, then mount again"
-        try:
-            answer = subprocess.run(
-                ["stat", "--", folder], capture_output=True, timeout=_PATIENCE, env={**os.environ, "LC_ALL": "C"}
-            )
-        except subprocess.TimeoutExpired:
+        answer = _looked_at(folder)
+        if answer is None:
             return Finding(check, "failed", f"{folder} does not answer", remedy)
-        if answer.returncode != 0 and b"denied" not in answer.stderr:  # not even root gets into another's mount
+        if answer and "denied" not in answer:  # not even root gets into another's mount
             return Finding(check, "failed", f"the process behind {folder} has gone", remedy)
         alive += 1
     return Finding(check, "ok", f"{alive} mounted, all answer" if alive else "none")
+
+
+def _looked_at(folder: str) -> str | None:
+    """What `stat` complained of, None where it did not come back. A process that waits for a mount may be past
+    killing; then it is left behind, to end with that mount."""
+    process = subprocess.Popen(
+        ["stat", "--", folder],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "LC_ALL": "C"},
+    )
+    try:
+        _, complaint = process.communicate(timeout=_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=_PATIENCE)
+        return None
+    return complaint if process.returncode else ""
 
 
 def check_processes(invocation: Invocation) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from infinitfs.cli.options import named, passphrase_sources
 @passphrase_sources
 @pass_invocation
 def gc(invocation: Invocation, name: str) -> None:
-    """Delete stored packs of a volume that no file and no snapshot needs any more."""
+    """Delete stored packs of a volume in which nothing is needed any more."""
     from infinitfs.config.sizes import format_size
     from infinitfs.mount.control import ask, mounted
 
@@ -37,5 +37,5 @@ def _collect(invocation: Invocation, name: str) -> tuple[int, int]:
     from infinitfs.mount.admin import collect_garbage
 
     opened = open_volume(invocation, name)
-    report = collect_garbage(invocation.paths, opened.record, opened.identity, opened.storage, opened.account)
+    report = collect_garbage(invocation.paths, opened.record, opened.identity, opened.account)
     return report.packs, report.bytes

@@ -1,8 +1,15 @@
 """`infinitfs`: the entry point.
 
-Above: the `infinitfs` script and `python -m infinitfs.cli.main`. Below: one module a noun, imported when it
-is used.
+Above: the `infinitfs` script, `python -m infinitfs.cli.main`, and `compat.py`. Below: one module a noun, imported when
+it is used.
+Invariant: however it is started, no core file is left, and the numbers of the standard streams belong to nothing else.
 """
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -37,10 +44,18 @@ def root() -> None:
     """
 
 
-def run() -> None:
-    """Run the program on the command line's arguments and exit."""
+def run(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the program on `arguments`, or those of the command line, and exit."""
     no_core()
-    root(prog_name="infinitfs")
+    _open_streams()
+    root.main(arguments, prog_name="infinitfs")
+
+
+def _open_streams() -> None:
+    """A standard stream that was closed leads nowhere: its number is taken before another file gets it."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115  # for as long as this runs
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ _FILES = {
     "~/.config/infinitfs": "Users, credentials, storages and volumes, a file each.",
     "~/.local/state/infinitfs": "Of each volume the database, what was not sent yet, and the log of its mount.",
     "~/.cache/infinitfs": "Sealed packs, kept to be read again.",
-    "$XDG_RUNTIME_DIR/infinitfs": "The sockets of mounts.",
+    "~/.local/state/infinitfs/run": "The sockets of mounts.",
 }
 
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+_ID = click.IntRange(0, 2**32 - 2)  # -1 is nobody's (chown(2))
+
+
 class _Octal(click.ParamType[int]):
     name = "OCTAL"
 
@@ -61,8 +64,8 @@ class _Octal(click.ParamType[int]):
 @click.option("--download-limit", type=Size(), help="The most received a second [default: no limit].")
 @click.option("--connections", type=click.IntRange(1, 1024), help="Requests in flight at once [default: 32].")
 @click.option("--allow-other", is_flag=True, default=None, help="Let other users of this machine in.")
-@click.option("--uid", type=click.IntRange(min=0), help="Show every file as owned by this user id.")
-@click.option("--gid", type=click.IntRange(min=0), help="Show every file as owned by this group id.")
+@click.option("--uid", type=_ID, help="Show every file as owned by this user id.")
+@click.option("--gid", type=_ID, help="Show every file as owned by this group id.")
 @click.option("--umask", type=_Octal(), help="Show every file without these permissions.")
 @click.option("--take-over", is_flag=True, default=None, help="Take the volume from a machine that is lost.")
 @click.option("--log-file", metavar="FILE", help="Where the mount logs [default: its state folder].")

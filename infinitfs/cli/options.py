@@ -9,6 +9,7 @@ import functools
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -85,11 +86,18 @@ def now() -> str:
 
 
 def write_private_file(path: str, data: bytes) -> None:
-    """Write a new file that only its owner reads. Raises UsageError where it exists or cannot be made."""
+    """Write a new file that only its owner reads, and that survives a power cut. Raises UsageError where it exists or
+    cannot be made; then it is not there."""
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(descriptor)
+        except OSError:
+            Path(path).unlink(missing_ok=True)
+            raise
     except FileExistsError:
         raise UsageError(problem=f'The file "{path}" exists already: name another one.') from None
     except OSError as error:

@@ -16,7 +16,7 @@ import click
 
 from infinitfs.cli.base import Command, pass_invocation
 from infinitfs.cli.invocation import Invocation
-from infinitfs.errors import NotFound, UsageError
+from infinitfs.errors import MountSilent, NotFound, UsageError
 
 _PATIENCE = 10.0  # seconds
 _COLUMNS = {
@@ -59,13 +59,14 @@ def status(invocation: Invocation, directory: str | None, watching: bool, promet
     if watching:
         _watch(invocation, directory)
         return
-    states = read_states(invocation, directory)
+    silent: list[MountSilent] = []
+    states = read_states(invocation, directory, silent)
     if prometheus:
         from infinitfs.mount import metrics
 
         print(metrics.prometheus(states), end="")
     elif directory is None:
-        if not states:
+        if not states and not silent:
             invocation.note("Nothing is mounted.")
         invocation.answer_table(states if invocation.json else map(overview, states), _COLUMNS)
     elif invocation.json:
@@ -74,10 +75,13 @@ def status(invocation: Invocation, directory: str | None, watching: bool, promet
         invocation.answer_fields(details(states[0]))
         print()
         invocation.answer_table(operations(states[0]), _OPERATIONS)
+    if silent:
+        raise silent[0]
 
 
-def read_states(invocation: Invocation, directory: str | None) -> list[dict[str, Any]]:
-    """The status of the mount at a folder, or of all there are. Raises NotFound, MountSilent."""
+def read_states(invocation: Invocation, directory: str | None, silent: list[MountSilent]) -> list[dict[str, Any]]:
+    """The status of the mount at a folder, or of all there are; of those, `silent` gets what is to be said of one that
+    does not answer. Raises NotFound, MountSilent."""
     from infinitfs.cli.mount import absolute
     from infinitfs.mount.control import find_mount, mounted
 
@@ -89,6 +93,8 @@ def read_states(invocation: Invocation, directory: str | None) -> list[dict[str,
             states.append(read_status(invocation, volume_id))
         except NotFound:  # it has ended since
             continue
+        except MountSilent as error:
+            silent.append(MountSilent(reason=f"of the volume {volume_id}: {error.fields['reason']}"))
     return states
 
 
@@ -106,7 +112,7 @@ def _watch(invocation: Invocation, directory: str | None) -> None:
 
     def look() -> Iterator[list[dict[str, Any]]]:
         while True:
-            yield read_states(invocation, directory)
+            yield read_states(invocation, directory, [])
             sleep(1)
 
     try:

@@ -1,6 +1,7 @@
 """`infinitfs storage`: where sealed bytes are kept.
 
-Above: `main.py`, `compat.py` and `quickstart.py`. Below: `storage/probe.py`, which checks one, and `config/`.
+Above: `main.py`, `compat.py` and `quickstart.py`. Below: `storage/probe.py` and `probe_s3.py`, which check
+one, and `config/`.
 Invariant: a record is written only after every check passed; a failure leaves nothing behind.
 """
 
@@ -112,6 +113,8 @@ def policy(invocation: Invocation, operand: str | None, name: str | None, bucket
     from infinitfs.config.model import FilesystemStorageRecord
     from infinitfs.storage.policy import smallest_policy
 
+    if name is not None and operand is not None and name != operand:
+        raise UsageError(problem=f'Two storage names given, "{operand}" and "{name}": give one.')
     name = name or operand
     region = ""
     if name is not None and bucket is not None:

@@ -6,6 +6,7 @@ installed where it is known already that it could not start.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -45,14 +46,11 @@ class Manager:
         return " ".join(["systemctl", *(["--user"] if self.user else []), *arguments])
 
     def call(self, action: str, *arguments: str) -> None:
-        """Run systemctl. Raises ServiceFailed, NotFound."""
+        """Run systemctl. Raises ServiceFailed."""
         words = self.command(action, *arguments).split()
-        try:
-            done = subprocess.run(
-                words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-            )
-        except FileNotFoundError:
-            raise NotFound(what="systemctl", remedy="these units are for systemd; without it, use fstab") from None
+        done = subprocess.run(
+            words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
         if done.returncode != 0:
             reason = " ".join(done.stderr.split()).rstrip(".") or f"exit status {done.returncode}"
             raise ServiceFailed(action=" ".join([action, *arguments]), reason=reason)
@@ -94,6 +92,8 @@ def install(
     if credential is not None and encrypted_credential is not None:
         raise UsageError(problem="Two passphrase sources: use either --credential or --encrypted-credential.")
     secret = credential or encrypted_credential
+    if secret is not None and not os.access(absolute(secret), os.F_OK):
+        raise UsageError(problem=f'There is no file "{secret}": put the passphrase there first.')
     where = absolute(directory)
     _check(invocation, volume, where, options, has_passphrase=secret is not None)
     manager = _manager(invocation, user=user)
@@ -136,7 +136,10 @@ def remove(invocation: Invocation, volume: str, user: bool) -> None:
         raise NotFound(what=f"The unit {unit}", remedy=f"`{manager.command('list-unit-files')}` lists those there are")
     manager.call("disable", *(["--now"] if RUNNING.exists() else []), unit)
     _delete(settings)
-    settings.parent.rmdir()
+    try:
+        settings.parent.rmdir()
+    except OSError:  # `systemctl edit` puts its file there, too
+        invocation.note(f"{settings.parent} stays, for what else is in it.")
     if not list(manager.units.glob("infinitfs@*.service.d/mount.conf")):
         _delete(manager.units / files.TEMPLATE)
         if not user:
@@ -166,7 +169,10 @@ def _check(invocation: Invocation, volume: str, directory: Path, options: str, *
 
 
 def _manager(invocation: Invocation, *, user: bool) -> Manager:
+    """Raises NotFound where systemd is not installed."""
     environ = invocation.environ
+    if shutil.which("systemctl") is None:
+        raise NotFound(what="systemctl", remedy="these units are for systemd; without it, use fstab")
     if not user:
         return Manager(user, SYSTEM_UNITS)
     configuration = environ.get("XDG_CONFIG_HOME") or f"{environ.get('HOME', '')}/.config"

@@ -108,7 +108,7 @@ def fetch(invocation: Invocation, name: str | None, as_name: str | None, storage
     user = invocation.user(as_name)
     identity = invocation.identity(user)
     account = account_of_storage(invocation, storage_record)
-    found = fetch_volumes(invocation.paths, user, identity, storage_record, account)
+    found = fetch_volumes(user, identity, storage_record, account)
     wanted = [record for record in found if name is None or record.name == name]
     if not wanted:
         raise NotFound(
@@ -158,7 +158,6 @@ def make_volume(
     identity = invocation.identity(user)
     account = account_of_storage(invocation, storage)
     record: VolumeRecord = create_volume(
-        invocation.paths,
         name,
         user,
         identity,

@@ -12,7 +12,7 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 
-KEPT = 64 * 2**20
+KEPT = 128 * 2**20
 """Bytes that may stay free at the end of the heap."""
 _MAPPED = 32 * 2**20  # bytes that get a mapping of their own from here on: the most that may be asked for
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from infinitfs.config.disk import sync_folder
+from infinitfs.config.disk import failing, sync_folder
 from infinitfs.errors import UsageError
 
 _APPLICATION = "infinitfs"
@@ -20,11 +20,15 @@ _VOLUME = re.compile(r"[0-9a-f]{32}")
 
 
 def make_private(directory: Path) -> Path:
-    """`directory`, made with mode 0700 where it is missing, as are its parents; it survives a power cut."""
-    if not directory.is_dir():
-        make_private(directory.parent)
-        directory.mkdir(mode=0o700, exist_ok=True)
-        sync_folder(directory.parent)
+    """`directory`, made with mode 0700 where it is missing, as are its parents; it survives a power cut.
+
+    Raises LocalFileFailed.
+    """
+    with failing(directory, "made"):
+        if not directory.is_dir():
+            make_private(directory.parent)
+            directory.mkdir(mode=0o700, exist_ok=True)
+            sync_folder(directory.parent)
     return directory
 
 

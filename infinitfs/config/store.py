@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from infinitfs.config.disk import sync_folder, write_aside
+from infinitfs.config.disk import failing, sync_folder, write_aside, write_whole
 from infinitfs.config.model import (
     CredentialsRecord,
     FilesystemStorageRecord,
@@ -27,7 +27,6 @@ from infinitfs.errors import (
     AlreadyExists,
     DamagedRecord,
     InvalidName,
-    LocalFileFailed,
     NotFound,
     RecordNotFound,
     UsageError,
@@ -68,32 +67,34 @@ class Collection(Generic[Record]):
     def create(self, record: Record) -> None:
         """Keep a new record. Raises AlreadyExists, InvalidName, LocalFileFailed."""
         path = self.path(record.name)
-        temporary = self._write(record)
-        try:
-            # A link, unlike a rename, refuses a name that is taken, however many try at once.
-            path.hardlink_to(temporary)
-        except FileExistsError:
-            raise AlreadyExists(kind=self._kind, name=record.name) from None
-        finally:
-            temporary.unlink()
-        sync_folder(self._folder)
+        with failing(path, "written"):
+            # No name of a record starts with a dot, so a leftover of a crash is never taken for one.
+            temporary = write_aside(make_private(self._folder), _encoded(record))
+            try:
+                # A link, unlike a rename, refuses a name that is taken, however many try at once.
+                path.hardlink_to(temporary)
+            except FileExistsError:
+                raise AlreadyExists(kind=self._kind, name=record.name) from None
+            finally:
+                temporary.unlink()
+            sync_folder(self._folder)
 
     def replace(self, record: Record) -> None:
         """Keep a record, instead of the one of its name where there is one. Raises InvalidName,
         LocalFileFailed."""
         path = self.path(record.name)
-        self._write(record).replace(path)
-        sync_folder(self._folder)
+        with failing(path, "written"):
+            make_private(self._folder)
+            write_whole(path, _encoded(record))
 
     def get(self, name: str) -> Record:
         """The record `name`. Raises RecordNotFound, DamagedRecord, InvalidName, LocalFileFailed."""
         path = self.path(name)
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            raise RecordNotFound(kind=self._kind, name=name) from None
-        except OSError as error:
-            raise LocalFileFailed(path=str(path), action="read", reason=error.strerror or str(error)) from None
+        with failing(path, "read"):
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:
+                raise RecordNotFound(kind=self._kind, name=name) from None
         try:
             record = self._decoder.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -103,19 +104,22 @@ class Collection(Generic[Record]):
         return record
 
     def delete(self, name: str) -> None:
-        """Remove the record `name`, also a damaged one. Raises RecordNotFound, InvalidName."""
-        try:
-            self.path(name).unlink()
-        except FileNotFoundError:
-            raise RecordNotFound(kind=self._kind, name=name) from None
-        sync_folder(self._folder)
+        """Remove the record `name`, also a damaged one. Raises RecordNotFound, InvalidName, LocalFileFailed."""
+        path = self.path(name)
+        with failing(path, "deleted"):
+            try:
+                path.unlink()
+            except FileNotFoundError:
+                raise RecordNotFound(kind=self._kind, name=name) from None
+            sync_folder(self._folder)
 
     def names(self) -> list[str]:
-        """The names of all records, sorted."""
-        try:
-            files = [entry.name for entry in self._folder.iterdir()]
-        except FileNotFoundError:
-            return []
+        """The names of all records, sorted. Raises LocalFileFailed."""
+        with failing(self._folder, "read"):
+            try:
+                files = [entry.name for entry in self._folder.iterdir()]
+            except FileNotFoundError:
+                return []
         names = (file.removesuffix(_SUFFIX) for file in files if file.endswith(_SUFFIX))
         return sorted(name for name in names if _NAME.fullmatch(name))
 
@@ -123,15 +127,9 @@ class Collection(Generic[Record]):
         """All records, sorted by name. Raises DamagedRecord."""
         return [self.get(name) for name in self.names()]
 
-    def _write(self, record: Record) -> Path:
-        data = msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
-        try:
-            # No name of a record starts with a dot, so a leftover of a crash is never taken for one.
-            return write_aside(make_private(self._folder), data)
-        except OSError as error:
-            raise LocalFileFailed(
-                path=str(self.path(record.name)), action="written", reason=error.strerror or str(error)
-            ) from None
+
+def _encoded(record: object) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
 
 
 class Store:

@@ -1,6 +1,6 @@
 """What commands do with volumes that are not mounted.
 
-Above: `cli/`. Below: `session` and the transfer process; every function runs its own event loop.
+Above: `cli/`. Below: `compose` and the transfer process; every function runs its own event loop.
 Invariant: a volume is in the configuration only once it is whole in its storage.
 """
 
@@ -18,9 +18,10 @@ from infinitfs.config.model import StorageRecord, UserRecord, VolumeRecord
 from infinitfs.config.paths import Paths, make_private
 from infinitfs.errors import InfinitfsError, NotMember
 from infinitfs.keys.identity import Identity
+from infinitfs.mount.compose import open_session
 from infinitfs.mount.folders import Folders, take_lock
 from infinitfs.mount.request import MountRequest
-from infinitfs.mount.session import DEADLINE, open_session
+from infinitfs.mount.session import DEADLINE
 from infinitfs.storage.account import Account
 from infinitfs.transfer.background import together
 from infinitfs.transfer.base import Transfer
@@ -38,7 +39,6 @@ _DELETIONS = 16
 
 
 def create_volume(
-    paths: Paths,
     name: str,
     user: UserRecord,
     identity: Identity,
@@ -68,7 +68,7 @@ def create_volume(
 
 
 def fetch_volumes(
-    paths: Paths, user: UserRecord, identity: Identity, storage: StorageRecord, account: Account | None
+    user: UserRecord, identity: Identity, storage: StorageRecord, account: Account | None
 ) -> list[VolumeRecord]:
     """All volumes in `storage` that `user` can open. A damaged descriptor is named in the log and passed over; where
     nothing else was found, the first one is raised."""
@@ -140,17 +140,13 @@ def set_aside(paths: Paths, record: VolumeRecord) -> Path | None:
     folders = Folders(paths, record.volume, "")
     lock = take_lock(folders, record.name)
     try:
-        kept = make_private(folders.state / f"aside-{Clock().timestamp().replace(':', '')}")
-        moved = [
-            path
-            for path in folders.state.iterdir()
-            if path.name.startswith(folders.database.name) or path == folders.staging
-        ]
-        for path in sorted(moved, reverse=True):  # the log before its database: neither is ever used without the other
-            path.rename(kept / path.name)
+        moved = [path for path in folders.state.iterdir() if path.name.startswith(folders.database.name)]
         if not moved:
-            kept.rmdir()
             return None
+        kept = make_private(folders.state / f"aside-{Clock().timestamp().replace(':', '')}")
+        # The log before its database: neither is ever used without the other.
+        for path in (folders.staging, *sorted(moved, reverse=True)):
+            path.rename(kept / path.name)
         return kept
     finally:
         os.close(lock)
@@ -168,9 +164,7 @@ async def _delete_all(transfer: Transfer, keys: list[str]) -> None:
             nursery.start_soon(delete, key)
 
 
-def collect_garbage(
-    paths: Paths, record: VolumeRecord, identity: Identity, storage: StorageRecord, account: Account | None
-) -> Freed:
+def collect_garbage(paths: Paths, record: VolumeRecord, identity: Identity, account: Account | None) -> Freed:
     """Free the dead packs of a volume that is not mounted."""
 
     async def collect() -> Freed:

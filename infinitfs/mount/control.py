@@ -3,7 +3,7 @@
 One JSON object a line: the request `{"command": ...}` with its arguments, then answers, the last of which has
 `"done": true`, or `"error"` and `"fields"` of an error of the tree.
 
-Above: `cli/` (asking), `daemon` (answering). Below: unix sockets in the runtime folder, 0600 in a 0700 folder.
+Above: `cli/` (asking), `serving` (answering). Below: unix sockets in the runtime folder, 0600 in a 0700 folder.
 Invariant: a mount is listed for as long as its process lives and no longer: a record whose socket nobody answers is
 that of a killed mount.
 """
@@ -14,7 +14,7 @@ import logging
 import os
 import socket
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,10 +95,12 @@ def _records(paths: Paths) -> list[MountRecord]:
             record = msgspec.json.decode(path.read_bytes(), type=MountRecord)
         except (FileNotFoundError, msgspec.MsgspecError):
             continue  # it ended meanwhile, or its machine did while it wrote
-        connection = _connect(paths, record.volume_id)
-        if connection is not None:
+        with suppress(MountSilent):  # one that hangs lives
+            connection = _connect(paths, record.volume_id, patience=0)
+            if connection is None:
+                continue
             connection.close()
-            found.append(record)
+        found.append(record)
     return found
 
 
@@ -111,7 +113,8 @@ def _places(directory: Path) -> Iterator[Path]:
 
 
 def _connect(paths: Paths, volume_id: str, patience: float | None = None) -> socket.socket | None:
-    """None where nobody listens: there is no mount, or it was killed. Raises LocalFileFailed."""
+    """None where nobody listens: there is no mount, or it was killed. Raises LocalFileFailed; MountSilent where, with
+    `patience`, so many wait for an answer already that it takes no more."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     connection.settimeout(patience)
     try:
@@ -120,6 +123,9 @@ def _connect(paths: Paths, volume_id: str, patience: float | None = None) -> soc
     except (FileNotFoundError, ConnectionRefusedError):
         connection.close()
         return None
+    except BlockingIOError:
+        connection.close()
+        raise MountSilent(reason="others wait for an answer already") from None
     except OSError as error:
         connection.close()
         path = paths.runtime / f"{volume_id}.sock"

@@ -1,6 +1,6 @@
 """The folder that a volume is mounted at: made ready, unmounted, and what the kernel still holds of it.
 
-Above: `daemon`. Below: fusermount3, /proc, one call of libc.
+Above: `daemon`, `serving`. Below: fusermount3, /proc, one call of libc.
 Invariant: nothing here trusts a folder to answer: a mount whose process was killed fails every look into it, and one
 that hangs never returns from it. Every call may take long, so the loop of a mount makes them in a thread.
 """
@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from infinitfs.errors import InUse, MountFailed, UnmountFailed
-from infinitfs.mount.kernel import unescaped
+from infinitfs.mount.mountinfo import on_top
 
 _LAYERS = 8  # killed mounts may lie on top of each other; more than this is something else
 
@@ -42,20 +42,8 @@ def is_mounted(directory: Path) -> bool:
     """Whether anything is mounted at `directory`, by the kernel's table: the folder is not looked into. An automount
     that waits for a mount is none itself."""
     place = Path(os.path.realpath(directory.parent), directory.name)
-    return type_of(str(place), Path("/proc/self/mountinfo").read_text(errors="surrogateescape")) not in (
-        None,
-        "autofs",
-    )
-
-
-def type_of(directory: str, mountinfo: str) -> str | None:
-    """The type of the filesystem on top at `directory`, of the text of /proc/self/mountinfo (proc(5))."""
-    found = None
-    for line in mountinfo.splitlines():
-        left, _, right = line.partition(" - ")
-        if unescaped(left.split(" ")[4]) == directory:
-            found = right.partition(" ")[0]
-    return found
+    mount = on_top(str(place))
+    return mount is not None and mount.type != "autofs"
 
 
 def unmount(directory: Path, *, lazy: bool = False) -> None:

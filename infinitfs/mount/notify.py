@@ -1,7 +1,7 @@
 """What systemd is told of a mount: that it is ready, how it is, that it stops, that it lives.
 
 Source: sd_notify(3), sd_watchdog_enabled(3) and "sd_notify()'s protocol" there: lines of NAME=VALUE in one datagram to
-the socket in $NOTIFY_SOCKET. Above: `daemon`, which runs one beside the mount. Below: that socket.
+the socket in $NOTIFY_SOCKET. Above: `serving`, which runs one beside the mount. Below: that socket.
 Invariant: every word comes from the loop that serves the mount, so one that is blocked is silent, and systemd notices.
 Without a socket, or when nobody reads it, the mount is the same.
 """
@@ -19,6 +19,7 @@ from infinitfs.config.sizes import format_size
 _log = logging.getLogger(__name__)
 
 BEAT = 2.0  # seconds between two looks at the mount
+_PATIENCE = 10.0  # seconds for one message
 EXTENSION = 180  # seconds more for what is under way: one pack on a slow line moves no figure for as long
 
 
@@ -96,9 +97,13 @@ class Notifier:
     async def _send(self, lines: list[str]) -> None:
         if not self._address or not lines:
             return
-        with trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_DGRAM) as connection:
+        with (
+            trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_DGRAM) as connection,
+            trio.move_on_after(_PATIENCE),  # it waits where the socket holds what nobody has read
+        ):
             try:
-                await connection.sendto("\n".join(lines).encode(), _name(self._address))
+                await connection.connect(_name(self._address))  # else it is ready to send whoever does not read
+                await connection.send("\n".join(lines).encode())
             except OSError as error:
                 _log.debug("The service manager cannot be told: %s", error)
 

@@ -1,7 +1,7 @@
 """What a mount is asked to be.
 
-Above: `cli/mount.py` fills one in. Below: `session` and `daemon` read it. Sizes in bytes, limits in bytes a second,
-0 for no limit.
+Above: `cli/mount.py` fills one in. Below: `compose`, `serving` and `daemon` read it. Sizes in bytes, limits in bytes a
+second, 0 for no limit.
 """
 
 from typing import Literal

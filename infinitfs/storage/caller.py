@@ -9,12 +9,11 @@ from typing import Any, cast
 
 import trio
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
 
 from infinitfs.config.model import S3StorageRecord
 from infinitfs.storage.account import Account, session
 from infinitfs.storage.s3 import custom_endpoint
-from infinitfs.storage.s3_errors import explain
+from infinitfs.storage.s3_errors import FAILURES, explain
 
 _PATIENCE = 10  # seconds to connect, and without a byte
 
@@ -35,7 +34,7 @@ async def caller(account: Account, storage: S3StorageRecord | None) -> str:
                 config=Config(connect_timeout=_PATIENCE, read_timeout=_PATIENCE, retries={"total_max_attempts": 2}),
             )
             return str(cast("Any", client).get_caller_identity()["Arn"])
-        except (BotoCoreError, ClientError) as error:
+        except FAILURES as error:
             where = endpoint or "AWS STS"
             raise explain(
                 error, storage=where, action="say whose the key is", bucket="", region=region, endpoint=where

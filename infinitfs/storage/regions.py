@@ -1,6 +1,6 @@
 """AWS's regions, as far as botocore's own data knows them.
 
-Above: `probe`, and `benchmark/` for its table. Below: botocore's `endpoints.json`.
+Above: `probe_s3`, and `benchmark/` for its table. Below: botocore's `endpoints.json`.
 Invariant: no network; a region younger than the installed botocore is unknown here.
 """
 

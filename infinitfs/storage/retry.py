@@ -45,7 +45,7 @@ class RetryStorage(Storage):
         self._deadline = deadline
         self._put_deadline = deadline if put_deadline is None else put_deadline
         self._random = random
-        self._gate = _Gate(Window(connections, random), inner.name)
+        self._gate = _Gate(Window(connections, random), inner.name, longest=deadline / 2)
 
     async def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         return await self._persist(lambda: self._inner.get(key, start, length))
@@ -87,7 +87,8 @@ class RetryStorage(Storage):
                             yield info
                             last, patience = info.key, self._patience()
             except InfinitfsError as error:
-                await patience.bear(error)
+                if not await patience.bears(error):
+                    raise
 
     async def aclose(self) -> None:
         await self._inner.aclose()
@@ -105,7 +106,8 @@ class RetryStorage(Storage):
                 async with self._gate.passage(patience):
                     return await attempt()
             except InfinitfsError as error:
-                await patience.bear(error)
+                if not await patience.bears(error):
+                    raise
 
     def _patience(self, deadline: float | None = None) -> "_Patience":
         return _Patience(self._deadline if deadline is None else deadline, self._random)
@@ -125,27 +127,31 @@ class _Patience:
         self._end = min(self._end, trio.current_time() + self._seconds)
         return self._end
 
-    async def bear(self, error: InfinitfsError) -> None:
-        """Wait, longer each time, or raise `error` where it does not pass or patience is at its end.
+    async def bears(self, error: InfinitfsError) -> bool:
+        """Wait, longer each time; False where `error` does not pass or patience is at its end.
 
         A service that is busy is not waited for here: the gate holds everybody back."""
+        error.__traceback__ = None  # a thread's is a cycle, and would keep what was to be sent
         if not error.passing:
-            raise error
+            return False
         end = self.end()
         seconds = 0.0
         if not isinstance(error, StorageBusy):
             seconds = self._pause * self._random()
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         if trio.current_time() + seconds >= end:
-            raise error
+            return False
         await trio.sleep(seconds)
+        return True
 
 
 class _Gate:
-    """Lets attempts through in the order they came, as the window has it."""
+    """Lets attempts through in the order they came, as the window has it. A wait that the service asks for is kept, up
+    to `longest` seconds: some ask for a minute whatever it is, and patience has to last for another attempt."""
 
-    def __init__(self, window: Window, name: str) -> None:
+    def __init__(self, window: Window, name: str, *, longest: float) -> None:
         self._window = window
+        self._longest = longest
         self._queue = trio.Lock()  # fair
         self._changed = trio.Event()
         self._waiting: dict[trio.CancelScope, _Patience] = {}
@@ -167,7 +173,7 @@ class _Gate:
             yield
         except StorageBusy as error:
             self._refusal = error
-            self._window.refused(began, trio.current_time())
+            self._window.refused(began, trio.current_time(), min(error.wait, self._longest))
             for waiting, its_patience in self._waiting.items():
                 waiting.deadline = its_patience.end()
             raise

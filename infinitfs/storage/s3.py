@@ -24,8 +24,6 @@ import trio
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.handlers import add_expect_header
-from botocore.parsers import ResponseParserError
-from urllib3.exceptions import HTTPError
 
 from infinitfs.config.model import S3StorageRecord
 from infinitfs.errors import (
@@ -41,7 +39,7 @@ from infinitfs.errors import (
 from infinitfs.storage.account import Account, session
 from infinitfs.storage.base import Buffer, ObjectInfo, Storage
 from infinitfs.storage.naming import check_key, check_prefix, is_key
-from infinitfs.storage.s3_errors import bucket_region, explain
+from infinitfs.storage.s3_errors import FAILURES, bucket_region, explain, forget
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -289,8 +287,11 @@ class S3Storage(Storage):
         def guarded() -> T:
             try:
                 return function()
-            except (BotoCoreError, ClientError, ResponseParserError, HTTPError, OSError, ValueError) as error:
-                raise self._explain(error, action, key) from error
+            except FAILURES as error:
+                try:
+                    raise self._explain(error, action, key) from error
+                finally:
+                    forget(error)
 
         return await trio.to_thread.run_sync(guarded, limiter=self._limiter, abandon_on_cancel=True)
 

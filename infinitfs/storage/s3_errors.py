@@ -1,6 +1,6 @@
 """What a failed request to S3 means.
 
-Above: `storage/s3.py` and `storage/probe.py`. Below: the exceptions of botocore and urllib3.
+Above: `s3` and `caller`. Below: the exceptions of botocore and urllib3.
 Invariant: what may pass by itself, and only that, is a `passing` error; `retry` repeats only those.
 Codes: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 """
@@ -36,6 +36,9 @@ from infinitfs.errors import (
     StorageRejected,
     StorageUnreachable,
 )
+
+FAILURES = (boto.BotoCoreError, boto.ClientError, ResponseParserError, HTTPError, OSError, ValueError)
+"""What a call of botocore raises where something is wrong, here or there."""
 
 _DENIED = {
     "AccessDenied": "the credentials are right but not allowed to",
@@ -113,6 +116,13 @@ def _explain_silence(error: Exception, storage: str, endpoint: str, reason: str)
     return StorageUnreachable(storage=storage, reason=reason)
 
 
+def forget(error: Exception) -> None:
+    """Drop the tracebacks of `error` and of those it was made of: botocore's calls are in them, with the body among
+    their variables, and the error is, so that all of it would stay until the collector of cycles comes by."""
+    for inner in _innermost_last(error):
+        inner.__traceback__ = None
+
+
 def _innermost_last(error: BaseException) -> list[BaseException]:
     """The exceptions that `error` was made of, as botocore, urllib3 and Python keep them."""
     found: list[BaseException] = [error]
@@ -158,7 +168,9 @@ def _explain_answer(
         gone = "it is archived: restore it with the provider's tools and end the rule that archives it"
         return StorageRejected(storage=storage, action=action, reason=gone)
     if code in _BUSY or status in (429, 503):
-        return StorageBusy(storage=storage, action=action, reason=reason)
+        # https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3: seconds, or a date, which no S3 is known to send.
+        after = metadata.get("HTTPHeaders", {}).get("retry-after", "")
+        return StorageBusy(storage=storage, action=action, reason=reason, retry_after=after)
     if code in _PASSING or status in (408, 409) or (status >= 500 and status != 501):
         return StorageFailed(storage=storage, action=action, reason=reason)
     if status in (401, 403):

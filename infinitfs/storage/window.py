@@ -7,15 +7,18 @@ from the same calls at the same times is always the same.
 Additive increase, multiplicative decrease (D. Chiu, R. Jain, "Analysis of the Increase and Decrease Algorithms for
 Congestion Avoidance in Computer Networks", 1989) shares a service fairly but takes a thousand steps to come back from
 a collapse. So growth here is measured in time without a refusal: fast up to half of what was refused, as TCP's slow
-start (RFC 5681, section 3.1), then slowly. One request in flight is still a thousand a second to a service that
-refuses in a millisecond: hence the pause after every refusal, doubled as long as nothing else comes back.
+start (RFC 5681, section 3.1), then slowly, and fast again far above it: there the service takes more than it did, as
+in CUBIC (RFC 9438, section 4.1). One request in flight is still a thousand a second to a service that refuses in a
+millisecond: hence the pause after every refusal, doubled as long as nothing else comes back, and never shorter than
+what the service asks for.
 """
 
 from collections.abc import Callable
 from math import inf
 
-FAST = 0.25  # seconds in which the window doubles up to half of the size that was refused ...
-SLOW = 1.5  # ... and above it
+FAST = 0.25  # seconds in which the window doubles, but for ...
+SLOW = 1.5  # ... where the service's limit is looked for: from half of the size that was refused ...
+FAR = 4  # ... to this many times as much
 FIRST_PAUSE = 0.1  # seconds in which nothing is sent after a refusal, doubled while nothing succeeds ...
 LONGEST_PAUSE = 2.0  # ... up to this
 _STEP = 1.0  # seconds of growth that one answer is worth at most: silence proves nothing
@@ -67,10 +70,12 @@ class Window:
         if self._size < self._goal:
             self._size = min(self._goal, self._size * 2 ** (seconds / FAST))
         else:
-            self._size = min(self._most, self._size * 2 ** (seconds / SLOW))
+            pace = SLOW if self._size < FAR * self._goal else FAST
+            self._size = min(self._most, self._size * 2 ** (seconds / pace))
 
-    def refused(self, began: float, now: float) -> None:
-        """The service asked for fewer requests in answer to one that began at `began`."""
+    def refused(self, began: float, now: float, wait: float = 0.0) -> None:
+        """The service asked for fewer requests in answer to one that began at `began`, and for none in the next `wait`
+        seconds."""
         if began < self._cut_at:
             return  # the others in flight then are refused as well
         if self._proven:
@@ -81,4 +86,4 @@ class Window:
         self._proven = False
         self._size = max(1.0, self._size / 2)
         self._cut_at = now
-        self.opens_at = self._grown_at = now + self._pause * (1 + self._random()) / 2
+        self.opens_at = self._grown_at = now + max(wait, self._pause * (1 + self._random()) / 2)

@@ -15,7 +15,7 @@ async def background() -> AsyncIterator[trio.Nursery]:
     """A nursery that is cancelled when the body is left. A task that fails cancels the body, and its error
     leaves."""
     failure: Exception | None = None
-    async with trio.open_nursery() as nursery:
+    async with together() as nursery:
         try:
             yield nursery
         except Exception as error:

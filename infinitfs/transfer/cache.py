@@ -4,7 +4,8 @@ Above: `block/`, which asks for the frames of a pack. Below: a `base.Transfer` t
 `runs`.
 Invariant: what a run holds is what the storage held, though it may not open after a power cut (nothing here
 is synced): `drop` forgets it and the next read asks the storage. A run that is being read or fetched is not
-evicted; of the others the least recently used go while there are more bytes than `limit`.
+evicted; of the others the least recently used go while there are more bytes than `limit`, which is what was asked
+for or, where the disk is low, what leaves enough of it to others.
 
 A pack is fetched in segments of SEGMENT bytes; segments that lie side by side and are missing arrive as one
 run, in one request and one file. An adopted pack is one run.
@@ -12,6 +13,7 @@ run, in one request and one file. An adopted pack is one run.
 
 import contextlib
 import itertools
+import sys
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from functools import partial
@@ -43,6 +45,7 @@ from infinitfs.transfer.runs import (
 
 _ATTEMPTS = 3  # at files that vanish or are cut short under us, before the storage is read directly
 _THREADS = 8
+_LOOK = 2.0  # seconds between two looks at the disk, which others fill as well
 
 T = TypeVar("T")
 
@@ -59,8 +62,11 @@ class PackCache:
         key_of: Callable[[str], str],
         nursery: trio.Nursery,
         offload: Offload,
+        spare: Callable[[], int],
     ) -> None:
         self.limit = limit
+        self._most = limit
+        self._spare = spare
         self.used = 0
         self.hits = 0
         self.misses = 0
@@ -139,6 +145,10 @@ class PackCache:
         self._forget(run for run in self._packs.get(pack, ()) if run.ready.is_set())
         await self._sweep()
 
+    def look_at_disk(self) -> None:
+        """Something takes room there: soon the cache is no larger than the disk allows."""
+        self._excess.set()
+
     async def clear(self) -> None:
         """Forget all that nobody is reading."""
         self._trim(0)
@@ -202,6 +212,7 @@ class PackCache:
         self._packs.setdefault(run.pack, []).append(run)
         self._order[run] = None
         self.used += run.length
+        self.look_at_disk()
 
     def _forget(self, forgotten: Iterable[Run]) -> None:
         """Runs that nobody finds any more; their files are unlinked by the next sweep."""
@@ -245,10 +256,12 @@ class PackCache:
     async def keep_to_limit(self) -> None:
         """Evict, for ever."""
         while True:
-            await self._excess.wait()
-            self._excess = trio.Event()
+            self.limit = max(0, min(self._most, self.used + self._spare()))
             self._trim(self.limit)
             await self._sweep()
+            with trio.move_on_after(_LOOK):
+                await self._excess.wait()
+            self._excess = trio.Event()
 
     async def _sweep(self) -> None:
         batch, self._doomed = self._doomed, []
@@ -317,15 +330,17 @@ async def open_cache(
     key_of: Callable[[str], str],
     *,
     offload: Offload | None = None,
+    spare: Callable[[], int] = lambda: sys.maxsize,
 ) -> AsyncIterator[PackCache]:
     """The cache in `folder` (made where it is missing), of at most `limit` bytes beside what is being read
     or fetched.
 
     `key_of` gives the object's key of a pack's hex id. `offload` runs what waits for a disk, in threads if
-    not given. Raises LocalFileFailed, NoSpace.
+    not given. `spare` tells by how many bytes the disk lets the cache grow now; below 0 it has to shrink. Raises
+    LocalFileFailed, NoSpace.
     """
     async with background() as nursery:
-        cache = PackCache(folder, limit, transfer, key_of, nursery, offload or Threads(_THREADS))
+        cache = PackCache(folder, limit, transfer, key_of, nursery, offload or Threads(_THREADS), spare)
         await cache.open()
         nursery.start_soon(cache.keep_to_limit)
         yield cache

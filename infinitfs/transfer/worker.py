@@ -55,6 +55,7 @@ _REPLIES_WAITING = 8
 _FILE_THREADS = 8
 _PUT_DEADLINE = 5.0  # seconds; who sends tries again for as long as it takes, and wants to say so
 _PR_SET_PDEATHSIG = 1
+_NICE = 5  # where processors are short, programs and what they wait for go before what is sent behind them
 
 
 async def serve(stream: trio.abc.Stream, open_storage: Opener, offload: Offload) -> None:
@@ -218,6 +219,7 @@ def _harden() -> None:
 def main() -> None:
     """The process: its only argument is the number of the socket's descriptor."""
     _harden()
+    os.nice(_NICE)
     descriptor = int(sys.argv[1])
     os.set_inheritable(descriptor, False)
     connection = socket.socket(fileno=descriptor)

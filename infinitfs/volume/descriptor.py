@@ -1,6 +1,6 @@
 """The descriptor of a volume: the signed object that says whose it is, who may open it, and how it is made.
 
-Role: makes and opens `<volume id>/descriptor/<version>`. Above: `cli/volume`, `mount/session.py`. Below:
+Role: makes and opens `<volume id>/descriptor/<version>`. Above: `cli/volume`, `mount/compose.py`. Below:
 `keys/`.
 Invariant: nothing in it can be read or believed but by who should: the names of users and of the volume are
 sealed to the members, and nothing is used before the owner's signature was verified.

@@ -1,6 +1,6 @@
 """Bringing this machine's state and the storage together: restore, verify, replay, claim.
 
-Above: `mount/session.py`, before anything else touches the volume. Below: `checkpoint.restore`, `journal`, `database`.
+Above: `mount/compose.py`, before anything else touches the volume. Below: `checkpoint.restore`, `journal`, `database`.
 
 Invariants.
 - Local state is never older than what this machine has sent, so a record that follows and is not our own was written
@@ -17,7 +17,7 @@ from pathlib import Path
 import trio
 
 from infinitfs.config.disk import sync_folder
-from infinitfs.errors import Fenced, HistoryRolledBack, ObjectNotFound, StorageUnreachable, VolumeOwned
+from infinitfs.errors import DamagedObject, Fenced, HistoryRolledBack, ObjectNotFound, StorageUnreachable, VolumeOwned
 from infinitfs.keys.ring import KeyRing
 from infinitfs.transfer.background import together
 from infinitfs.transfer.base import Transfer
@@ -25,7 +25,7 @@ from infinitfs.transfer.files import Offload
 from infinitfs.volume.checkpoint import CHECKPOINTS, restore
 from infinitfs.volume.database import Database
 from infinitfs.volume.history import History
-from infinitfs.volume.journal import JOURNAL, Kind, object_hash, open_record
+from infinitfs.volume.journal import JOURNAL, Kind, Record, object_hash, open_record
 from infinitfs.volume.schema import LOCAL
 from infinitfs.volume.signed import Form, Members
 
@@ -184,8 +184,9 @@ class Opening:
                 return  # trimmed; the records that follow still have to chain to the pinned hash
             raise self._rolled_back(history.position) from None
         if object_hash(data) != history.hash:
-            open_record(self._ring, self._members, history.position, data)  # damage says nothing of another history
-            raise self._rolled_back(history.position)
+            data, _ = await self._intact(history.position, data)  # damage says nothing of another history
+            if object_hash(data) != history.hash:
+                raise self._rolled_back(history.position)
 
     def _check_nothing_unsent(self, database: Database, owner: str) -> None:
         unsent = database.row(
@@ -221,10 +222,10 @@ class Opening:
     async def _apply(self, database: Database, history: History, position: int, data: bytes) -> bool:
         """Apply one record; False where it is one of ours that waits for its acknowledgement."""
         connection = database.connection
+        data, record = await self._intact(position, data)
         row = database.row("SELECT hash FROM records WHERE position = ?", (position,))
         if row is not None and bytes(row[0]) == object_hash(data):
             return False
-        record = await self._offload(partial(open_record, self._ring, self._members, position, data))
         if record.previous != history.hash:
             raise self._rolled_back(position)
         self._check_nothing_unsent(database, f"{record.owner.user} on {record.owner.host}")
@@ -234,6 +235,15 @@ class Opening:
         database.commit()
         database.position = history.position + 1
         return True
+
+    async def _intact(self, position: int, data: bytes) -> tuple[bytes, Record]:
+        """A record and its object, asked for once more where it is damaged: it may have been so on its way alone."""
+        opened = partial(open_record, self._ring, self._members, position)
+        try:
+            return data, await self._offload(partial(opened, data))
+        except DamagedObject:
+            data = await self._transfer.get(JOURNAL.key(self._volume, position))
+            return data, await self._offload(partial(opened, data))
 
     # --- ownership ---
 

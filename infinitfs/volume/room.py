@@ -1,7 +1,7 @@
 """How much more may be written: the storage's capacity, the backlog's limit, the local disk.
 
 Above: `writeback` asks before bytes are taken, `volume.Volume` before a name is made. Below: `blocks` and
-`block.staging`, whose totals it compares.
+`block.staging`, whose totals it compares; `transfer.cache`, which gives way where the disk is low.
 Invariant: what was taken always finds room: a limit refuses new bytes, it never stops a flush of old ones. So the
 disk is full for programs while it still has RESERVE bytes for the endings of staged packs and for the database, and
 the storage while it still has room for the most that the taken bytes can become when they are sealed, and for the most
@@ -9,15 +9,19 @@ that the journal and the checkpoints can take; so its capacity is never exceeded
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from infinitfs.block.staging import Staging
 from infinitfs.errors import NoSpace
+from infinitfs.transfer.cache import PackCache
 from infinitfs.volume.blocks import Blocks
 from infinitfs.volume.checkpoint import most_stored
 from infinitfs.volume.database import Database
 
 RESERVE = 16 * 2**20
+_SHARE = 20  # of a disk one part in so many is left free by the cache ...
+_LEFT_FREE = (4 * RESERVE, 2**30)  # ... within these bounds: enough for writers to find the cache shrunk in time
 _FRAME = 40 + 4 + 16 + 44  # bytes around a block: the frame's, and its entry in the pack's index
 _PADDING = 8  # a frame's padding is at most an eighth of it (Padmé: 12% for the smallest)
 _PAGE = 4096  # the least that the kernel writes inside of a file
@@ -30,19 +34,40 @@ def most_sealed(plain: int, files: int) -> int:
     return size + size // _PADDING
 
 
+def spare(disk: os.statvfs_result) -> int:
+    """Bytes by which a cache may still grow on a disk; below 0 those by which it has to shrink."""
+    least, most = _LEFT_FREE
+    return _free(disk) - max(least, min(disk.f_blocks * disk.f_frsize // _SHARE, most))
+
+
+def _free(disk: os.statvfs_result) -> int:
+    return disk.f_bavail * disk.f_frsize
+
+
 class Room:
-    """`folder` is that of the local state; `capacity` of the storage in bytes, 0 for none; `backlog`: the most that may
-    wait for it on this machine."""
+    """`folder` is that of the local state, `disk` tells how full its disk is; `capacity` of the storage in bytes, 0 for
+    none; `backlog`: the most that may wait for it on this machine."""
 
     def __init__(
-        self, *, folder: Path, blocks: Blocks, staging: Staging, database: Database, capacity: int, backlog: int
+        self,
+        *,
+        folder: Path,
+        blocks: Blocks,
+        staging: Staging,
+        database: Database,
+        cache: PackCache,
+        capacity: int,
+        backlog: int,
+        disk: Callable[[Path], os.statvfs_result],
     ) -> None:
         self._folder = folder
         self._blocks = blocks
         self._staging = staging
         self._database = database
+        self._cache = cache
         self._capacity = capacity
         self._backlog = backlog
+        self._disk = disk
 
     @property
     def stored(self) -> int:
@@ -65,6 +90,8 @@ class Room:
                 what="this machine for what waits for the storage",
                 remedy="wait until the storage has taken some of it, or mount with a larger --backlog",
             )
-        disk = os.statvfs(self._folder)
-        if disk.f_bavail * disk.f_frsize < more + RESERVE:
-            raise NoSpace(what=f"the local disk ({self._folder})", remedy="free some, or mount with a smaller cache")
+        disk = self._disk(self._folder)
+        if spare(disk) < more:
+            self._cache.look_at_disk()
+        if _free(disk) < more + RESERVE:
+            raise NoSpace(what=f"the local disk ({self._folder})", remedy="free some")

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from infinitfs.cli import compat
+from infinitfs.cli import compat, main
 from infinitfs.cli.compat import translate
 from infinitfs.cli.main import root
 
@@ -49,3 +49,12 @@ def test_every_verb_named_is_a_command(capsys: pytest.CaptureFixture[str]) -> No
             with pytest.raises(SystemExit) as end:
                 root.main(translate(noun, [f"--{verb}", "--help"]), prog_name="infinitfs")
             assert end.value.code == 0
+
+
+def test_no_script_leaves_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    limited = []
+    monkeypatch.setattr(main, "no_core", lambda: limited.append(True))
+    monkeypatch.setattr(sys, "argv", ["infinit-credentials", "--help"])
+    with pytest.raises(SystemExit):
+        compat.credentials()
+    assert limited

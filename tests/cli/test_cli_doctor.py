@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import stat
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,8 +128,9 @@ def test_space_and_access(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert check_folder("cache", tmp_path).outcome == "failed"
 
 
-def test_our_mounts_are_found_with_their_spaces() -> None:
-    assert mountpoints(MOUNTINFO) == ["/home/a/my drive", "/mnt/plain"]
+def test_our_mounts_are_found_with_their_spaces(tmp_path: Path) -> None:
+    (tmp_path / "mountinfo").write_text(MOUNTINFO)
+    assert mountpoints(tmp_path / "mountinfo") == ["/home/a/my drive", "/mnt/plain"]
 
 
 def test_a_dead_and_a_hanging_mount(
@@ -146,6 +148,25 @@ def test_a_dead_and_a_hanging_mount(
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(doctor, "_PATIENCE", 0.2)
     assert "does not answer" in check_mounts([str(tmp_path)]).detail
+    # What waits for a mount that took its question cannot even be killed.
+    left: list[subprocess.Popen[str]] = []
+    monkeypatch.setattr(subprocess.Popen, "kill", lambda process: left.append(process))
+    assert "does not answer" in check_mounts([str(tmp_path)]).detail
+    for process in left:
+        process.terminate()
+        process.wait(10)
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+@pytest.mark.usefixtures("healthy")
+def test_records_that_cannot_be_read_end_no_examination(run: Run, home: Path) -> None:
+    (home / "config").mkdir(parents=True)
+    (home / "config" / "storages").touch()  # as unreadable to root as the folder of another user is to others
+    result = run("doctor")
+    assert result.exit_code == 1 and "Unexpected" not in result.stderr
+    assert "failed   records: one cannot be read" in result.stdout
+    assert "mounts: " in result.stdout
 
 
 # --- mounts ---

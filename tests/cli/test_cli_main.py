@@ -1,6 +1,7 @@
 """The program as a whole: start-up, help, and how failures leave it."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -178,3 +179,33 @@ def test_a_closed_pipe_is_no_traceback(environ: dict[str, str]) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(timeout=60) == 1
+
+
+@pytest.mark.parametrize(
+    ("closed", "arguments", "exit_code"),
+    [(0, ["user", "create", "alice"], 0), (1, ["user", "list"], 0), (1, ["user", "show", "nobody", "--json"], 10)],
+)
+def test_a_standard_stream_may_be_closed(
+    closed: int, arguments: list[str], exit_code: int, environ: dict[str, str]
+) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}>&-', "sh", sys.executable, "-m", "infinitfs.cli.main", *arguments],
+        stderr=subprocess.PIPE,
+        env=environ,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, "Unexpected" in done.stderr) == (exit_code, False), done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["user", "list"], ["user", "show", "nobody", "--json"]])
+def test_a_reader_may_go(arguments: list[str], environ: dict[str, str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    program = [sys.executable, "-m", "infinitfs.cli.main"]
+    subprocess.run([*program, "user", "create", "alice"], env=environ, capture_output=True, timeout=60)
+    with os.fdopen(writer, "w") as gone:
+        done = subprocess.run(
+            [*program, *arguments], stdout=gone, stderr=subprocess.PIPE, env=environ, text=True, timeout=60
+        )
+    assert (done.returncode, done.stderr) == (1, "")

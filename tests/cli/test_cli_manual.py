@@ -10,6 +10,7 @@ import pytest
 
 from infinitfs.cli.main import COMMANDS
 from infinitfs.cli.manual import PAGES, pages
+from infinitfs.config.paths import Paths
 from tests.cli.test_cli_main import ALL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,3 +53,10 @@ def test_what_is_installed_beside_the_program_is_there() -> None:
         assert folder.startswith("share/")
         for pattern in patterns:
             assert list(ROOT.glob(pattern)), pattern
+
+
+def test_the_folders_are_those_of_the_program() -> None:
+    paths = Paths.from_environment({"HOME": "/h"})
+    places = (paths.config, paths.state, paths.cache, paths.runtime)
+    page = shown(pages()["infinitfs.1"])
+    assert all(f"\n~/{place.relative_to('/h')}\n" in page for place in places)

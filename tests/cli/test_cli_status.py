@@ -14,7 +14,7 @@ from rich.console import Console as RichConsole
 
 from infinitfs.cli.status import age, duration, operations
 from infinitfs.cli.watch import view, watch
-from infinitfs.errors import NotFound
+from infinitfs.errors import MountSilent, NotFound
 from tests.support.console import Console
 from tests.support.mounts import Mounts, Run, status_of
 
@@ -133,12 +133,16 @@ def test_the_view_fits_whatever_is_long() -> None:
 
 def test_the_view_at_a_terminal_ends_with_an_interrupt(environ: dict[str, str], tmp_path: Path) -> None:
     program = (
-        "import sys, time\n"
+        "import select, time\n"
         "import infinitfs.mount.control as control\n"
         "from tests.support.mounts import status_of\n"
         f"control.mounted = lambda paths: ['{VOLUME}']\n"
         f"control.ask = lambda *_, **__: iter([status_of('{VOLUME}', '/home/alice/drive')])\n"
-        "time.sleep = lambda _: input()\n"
+        "def pause(_):\n"
+        "    while not select.select([0], [], [], 0.1)[0]:\n"  # an interrupt just before a wait is seen after it
+        "        pass\n"
+        "    input()\n"
+        "time.sleep = pause\n"
         "from infinitfs.cli.main import run; run()\n"
     )
     environ.update(TERM="xterm", COLUMNS="80", LINES="24")
@@ -192,3 +196,19 @@ def test_ages() -> None:
 
 def test_the_most_frequent_operation_comes_first() -> None:
     assert [row["operation"] for row in operations(status_of(VOLUME, "/d"))] == ["lookup", "read"]
+
+
+def test_a_mount_that_hangs_hides_no_other(run: Run, mounts: Mounts, monkeypatch: pytest.MonkeyPatch) -> None:
+    hanging = "0" * 32
+    mounts.mountpoints = {hanging: "/hangs", VOLUME: "/d"}
+    ask = sys.modules["infinitfs.mount.control"].ask
+
+    def silent(paths: Any, volume_id: str, *arguments: Any, **options: Any) -> Any:
+        if volume_id == hanging:
+            raise MountSilent(reason="nothing came in 10 s")
+        return ask(paths, volume_id, *arguments, **options)
+
+    monkeypatch.setattr(sys.modules["infinitfs.mount.control"], "ask", silent)
+    result = run("status")
+    assert result.exit_code == 16
+    assert "/d " in result.stdout and hanging in result.stderr

@@ -96,6 +96,22 @@ def test_a_unit_of_the_machine_and_its_end(
     assert run("systemd", "remove", volume).exit_code == 10
 
 
+def test_what_others_have_put_there_stays(run: Run, volume: str, system: Path) -> None:
+    """`systemctl edit`, which the unit itself recommends, puts its file beside ours."""
+    run("systemd", "install", volume, "--at", "/srv/drive")
+    override = system / "infinitfs@drive.service.d" / "override.conf"
+    override.touch()
+    removed = run("systemd", "remove", volume)
+    assert (removed.exit_code, removed.stdout) == (0, "Removed infinitfs@drive.service.\n")
+    assert str(override.parent) in removed.stderr
+    assert [path for path in system.rglob("*") if path.is_file()] == [override]
+
+
+def test_where_there_is_no_systemd_nothing_is_written(run: Run, volume: str, system: Path, tmp_path: Path) -> None:
+    refused = run("systemd", "install", volume, "--at", "/srv/drive", PATH=str(tmp_path / "empty"))
+    assert (refused.exit_code, system.exists()) == (10, False)
+
+
 def test_without_a_running_systemd_nothing_is_started(
     run: Run, volume: str, system: Path, systemctl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,10 +127,12 @@ def test_a_passphrase_must_come_from_somewhere(run: Run, mounts: Mounts, system:
     run("user", "create", "bob", "--passphrase-file", str(secret))
     run("storage", "create", "--filesystem", "local", "--path", str(tmp_path / "blocks"))
     run("volume", "create", "sealed", "--storage", "local", "--passphrase-file", str(secret))
+    (tmp_path / "50%").touch()
     install = ("systemd", "install", "sealed", "--at", "/srv/sealed")
     refused = run(*install)
     assert refused.exit_code == 2 and "--credential" in refused.stderr and not system.exists()
     assert run(*install, "--credential", "a", "--encrypted-credential", "b").exit_code == 2
+    assert run(*install, "--credential", "a").stderr.startswith('There is no file "a"') and not system.exists()
     settings = system / "infinitfs@sealed.service.d" / "mount.conf"
     for arguments, line in (
         (["--credential", str(secret)], f"LoadCredential=passphrase:{secret}"),

@@ -1,6 +1,8 @@
 """`infinitfs user`: key pairs made, shown, carried to another machine, deleted."""
 
+import errno
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -163,3 +165,14 @@ def test_two_passphrase_sources_are_refused(run: Run, passphrase: str) -> None:
     result = run("user", "create", "alice", "--passphrase-file", passphrase, "--passphrase-command", "echo x")
     assert result.exit_code == 2
     assert run("user", "list").stdout == ""
+
+
+def test_an_export_that_fails_leaves_nothing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("user", "create", "alice")
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", fail)
+    result = run("user", "export", "alice", "--output", str(tmp_path / "alice.json"))
+    assert (result.exit_code, list(tmp_path.glob("alice.json"))) == (2, [])

@@ -218,3 +218,11 @@ def test_pick_the_only_user(store: Store) -> None:
     store.users.create(user("alice"))
     assert store.pick_user(None, {"INFINITFS_USER": ""}, "Not A Name").name == "alice"
     assert store.pick_user("friend", {}, "login").name == "friend"
+
+
+def test_a_folder_that_cannot_be_read_or_written_is_named(store: Store, home: Path) -> None:
+    (home / "config").mkdir(parents=True)
+    (home / "config" / "users").touch()
+    for call in (store.users.names, lambda: store.users.create(user("alice")), lambda: store.users.delete("alice")):
+        with pytest.raises(LocalFileFailed, match="users"):
+            call()

@@ -51,3 +51,20 @@ def test_a_full_disk_is_enospc_and_passes(small_home: Home, drive: Path) -> None
     assert (drive / "renamed").read_bytes() == before
     assert VOLUME in Path("/proc/self/mounts").read_text()
     mounted.unmount()
+
+
+def test_the_cache_leaves_a_small_disk_to_others(small_home: Home, drive: Path) -> None:
+    """More is written than the disk holds, with a cache that may hold more than the disk as well."""
+    mounted = small_home.mount(drive, "--fsync", "remote")
+    written = {f"file-{number}": os.urandom(8 << 20) for number in range(11)}
+    for name, data in written.items():
+        with (drive / name).open("wb") as file:
+            file.write(data)
+            os.fsync(file.fileno())
+    status = mounted.status()
+    assert status["cache_bytes"] <= status["cache_limit"] < 48 << 20
+    for name, data in written.items():
+        assert (drive / name).read_bytes() == data
+    disk = os.statvfs(small_home.folder)
+    assert disk.f_bavail * disk.f_frsize > 32 << 20
+    mounted.unmount()

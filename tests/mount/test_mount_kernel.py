@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from infinitfs.mount.kernel import READ_AHEAD, allow_more, device_of
+from infinitfs.mount.kernel import READ_AHEAD, allow_more
+from infinitfs.mount.mountinfo import on_top
 from tests.support.mounted import Home, needs_fuse
 
 MOUNTINFO = """\
@@ -12,11 +13,6 @@ MOUNTINFO = """\
 31 24 0:41 / /home/margarethe/my\\040drive rw,nosuid - fuse.infinitfs infinitfs:old rw
 32 24 0:42 / /home/margarethe/my\\040drive rw,nosuid - fuse.infinitfs infinitfs:new rw
 """
-
-
-def test_the_device_of_a_mount_is_that_of_the_last_line_with_its_folder() -> None:
-    assert device_of("/home/margarethe/my drive", MOUNTINFO) == "0:42"
-    assert device_of("/home/margarethe", MOUNTINFO) is None
 
 
 def test_what_may_not_be_set_is_left(tmp_path: Path) -> None:
@@ -34,7 +30,9 @@ def test_what_may_not_be_set_is_left(tmp_path: Path) -> None:
 @needs_fuse[1]
 def test_a_mount_reads_further_ahead_where_it_may(home: Home, drive: Path) -> None:
     mounted = home.mount(drive)
-    setting = Path("/sys/class/bdi") / str(device_of(str(drive), Path("/proc/self/mountinfo").read_text()))
+    mount = on_top(str(drive))
+    assert mount is not None
+    setting = Path("/sys/class/bdi") / mount.device
     if not (setting / "read_ahead_kb").is_file():
         pytest.skip("this kernel shows no /sys/class/bdi here")
     try:

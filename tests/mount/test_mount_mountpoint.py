@@ -9,6 +9,7 @@ import pytest
 
 from infinitfs.errors import InUse, MountFailed, UnmountFailed
 from infinitfs.mount import mountpoint
+from infinitfs.mount.mountinfo import Mount, on_top
 
 Fusermount = Callable[[str], None]
 
@@ -105,15 +106,17 @@ def test_the_kernel_s_table_decides(tmp_path: Path) -> None:
     assert mountpoint.is_mounted(tmp_path / "to" / "proc")
 
 
-def test_an_automount_that_waits_is_no_mount() -> None:
+def test_an_automount_that_waits_is_no_mount(tmp_path: Path) -> None:
     table = (
         "31 24 0:41 / /mnt/my\\040drive rw - autofs systemd-1 rw,direct\n"
         "32 24 0:42 / /mnt/other rw shared:3 master:1 - fuse.infinitfs infinitfs:drive rw\n"
         "33 24 0:42 / /mnt/other rw - autofs systemd-1 rw\n"
     )
-    assert mountpoint.type_of("/mnt/my drive", table) == "autofs"
-    assert mountpoint.type_of("/mnt/other", table) == "autofs", "the last one is on top"
-    assert mountpoint.type_of("/mnt/my", table) is None
+    (tmp_path / "mountinfo").write_text(table)
+    assert on_top("/mnt/my drive", tmp_path / "mountinfo") == Mount("/mnt/my drive", "0:41", "autofs", "systemd-1")
+    last = on_top("/mnt/other", tmp_path / "mountinfo")
+    assert last is not None and last.type == "autofs", "the last one is on top"
+    assert on_top("/mnt/my", tmp_path / "mountinfo") is None
 
 
 def test_without_a_connection_nothing_is_connected(tmp_path: Path) -> None:

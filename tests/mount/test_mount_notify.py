@@ -160,3 +160,12 @@ async def test_nobody_who_listens(tmp_path: Path) -> None:
     await Notifier({}).run()  # returns
     notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "missing")})
     await notifier.enter(Phase.MOUNTED)
+
+
+async def test_a_manager_that_reads_nothing_holds_nothing_up(manager: Manager, autojump_clock: MockClock) -> None:
+    full = pytest.raises(BlockingIOError)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender, full:
+        while True:
+            sender.sendto(b"X=1", manager.environ["NOTIFY_SOCKET"])
+    with trio.fail_after(60):
+        await Notifier(manager.environ).enter(Phase.STOPPING)

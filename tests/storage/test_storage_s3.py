@@ -1,15 +1,19 @@
 """What is particular to S3: signatures, headers on the wire, and what its answers mean."""
 
+import gc
 import re
 import socket
 import threading
+import weakref
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from secrets import token_hex
 from zlib import crc32
 
 import msgspec
 import pytest
+import trio
 
 from infinitfs.config.model import S3StorageRecord
 from infinitfs.errors import (
@@ -30,6 +34,7 @@ from infinitfs.errors import (
     UsageError,
 )
 from infinitfs.storage.account import StaticKeys
+from infinitfs.storage.retry import RetryStorage
 from infinitfs.storage.s3 import S3Storage
 from tests.support.s3_server import S3Server
 
@@ -257,6 +262,29 @@ async def test_a_service_that_is_not_there() -> None:
             await call
 
 
+async def test_a_failure_keeps_nothing_of_what_was_to_be_sent() -> None:
+    """No cycle is left to the collector: packs are large, and fail by the dozen while a service is away."""
+
+    class Body(bytearray):
+        pass
+
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    storage = RetryStorage(S3Storage(record(endpoint), KEYS), deadline=0.2, random=lambda: 0.5)
+    gc.disable()
+    try:
+        body = Body(b"1")
+        alive = weakref.ref(body)
+        with suppress(StorageUnreachable):
+            await storage.put("a", body)
+        del body
+        with trio.fail_after(10):  # the thread lets go of its last variables after it has answered
+            while alive() is not None:
+                await trio.sleep(0.001)
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize(
     ("refused", "expected", "text"),
     [
@@ -295,6 +323,14 @@ async def test_what_refusals_mean(
     assert type(caught.value) is expected
     # Repeating is not done here, but without a checksum.
     assert len(stub.heads) == (2 if expected is StorageRejected else 1)
+
+
+async def test_how_long_a_busy_service_wants_to_be_left_alone(stub: Stub, faked: S3Storage) -> None:
+    stub.answers = [answer(503, b"", "Retry-After: 7"), answer(429)]
+    for seconds in (7, 0):
+        with pytest.raises(StorageBusy) as caught:
+            await faked.get("a")
+        assert caught.value.wait == seconds
 
 
 async def test_a_bucket_that_is_elsewhere(stub: Stub, faked: S3Storage) -> None:

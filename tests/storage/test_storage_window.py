@@ -2,7 +2,7 @@
 
 import pytest
 
-from infinitfs.storage.window import FAST, FIRST_PAUSE, LONGEST_PAUSE, SLOW, Window
+from infinitfs.storage.window import FAR, FAST, FIRST_PAUSE, LONGEST_PAUSE, SLOW, Window
 
 
 def make(most: int = 32) -> Window:
@@ -82,6 +82,30 @@ def test_it_grows_fast_to_half_of_what_was_refused_then_slowly() -> None:
             at_goal = now - start
     assert at_goal == pytest.approx(5 * FAST, abs=0.05)
     assert now - start == pytest.approx(5 * FAST + SLOW, abs=0.05)
+
+
+def test_far_above_what_was_refused_it_grows_fast_again() -> None:
+    window = make(256)
+    for second in range(0, 1000, 10):
+        refuse(window, second)
+        window.answered(second + 0.2, second + 0.2)  # some get through: the limit seems to be the smallest there is
+    assert window.size == 1
+    now = start = window.opens_at
+    while window.narrowed:
+        now += 0.01
+        window.answered(now, now)
+    assert now - start == pytest.approx(2 * SLOW + 6 * FAST, abs=0.05)
+    assert FAR == 2**2
+
+
+def test_a_wait_that_is_asked_for_is_kept_and_pauses_no_longer_next_time() -> None:
+    window = make()
+    window.refused(10, 10, 7)
+    assert window.opens_at == 17
+    refuse(window, 20)
+    assert window.opens_at == pytest.approx(20 + 2 * FIRST_PAUSE)
+    window.refused(30, 30, FIRST_PAUSE)
+    assert window.opens_at == pytest.approx(30 + 4 * FIRST_PAUSE), "it is not shortened"
 
 
 def test_growth_takes_time_however_many_answers_come() -> None:

@@ -82,7 +82,7 @@ class Mounts:
     # --- admin ---
 
     def create_volume(
-        self, paths: Any, name: str, user: Any, identity: Any, storage: Any, account: Any, **options: Any
+        self, name: str, user: Any, identity: Any, storage: Any, account: Any, **options: Any
     ) -> VolumeRecord:
         self._record(
             "create_volume",
@@ -95,15 +95,15 @@ class Mounts:
         )
         return volume_record(name, user.name, storage.name)
 
-    def fetch_volumes(self, paths: Any, user: Any, identity: Any, storage: Any, account: Any) -> list[VolumeRecord]:
+    def fetch_volumes(self, user: Any, identity: Any, storage: Any, account: Any) -> list[VolumeRecord]:
         self._record("fetch_volumes", user=user, identity=identity, storage=storage, account=account)
         return self.elsewhere
 
     def delete_volume(self, paths: Any, record: Any, storage: Any, account: Any) -> None:
         self._record("delete_volume", record=record, storage=storage, account=account)
 
-    def collect_garbage(self, paths: Any, record: Any, identity: Any, storage: Any, account: Any) -> GarbageReport:
-        self._record("collect_garbage", record=record, identity=identity, storage=storage, account=account)
+    def collect_garbage(self, paths: Any, record: Any, identity: Any, account: Any) -> GarbageReport:
+        self._record("collect_garbage", record=record, identity=identity, account=account)
         return GarbageReport(packs=3, bytes=24_000_000)
 
 

@@ -1,6 +1,6 @@
 """A volume without a kernel: a session composed over an in-process transfer, deterministic and thread-free.
 
-Above: tests of `volume/`. Below: `mount.session.compose`, any storage, real files in a folder.
+Above: tests of `volume/`. Below: `mount.compose`, any storage, real files in a folder.
 Invariant: nothing but trio's clock (a MockClock in tests), the settable wall clock and the seeded random decides what
 happens; files of a home are real, so a home that is copied while it is in use is one whose process was killed.
 """
@@ -17,9 +17,10 @@ import trio.testing
 
 from infinitfs.config.paths import Paths
 from infinitfs.keys.identity import Identity
+from infinitfs.mount.compose import Composition, Machine
 from infinitfs.mount.folders import Folders
 from infinitfs.mount.request import MountRequest
-from infinitfs.mount.session import Machine, Session, compose
+from infinitfs.mount.session import Session
 from infinitfs.storage.base import Storage
 from infinitfs.storage.memory import MemoryStorage
 from infinitfs.transfer.client import local_transfer
@@ -82,7 +83,7 @@ async def opened_volume(
     opened = opened or make_volume()
     async with (
         local_transfer(storage) as transfer,
-        compose(
+        Composition(
             request=MountRequest(volume="drive", fsync=fsync, take_over=take_over, read_only=read_only),
             user="alice",
             capacity=capacity,
@@ -96,7 +97,7 @@ async def opened_volume(
                 offload,
                 host=home.name,
             ),
-        ) as session,
+        ).session() as session,
     ):
         yield session
 

@@ -12,7 +12,7 @@ import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from infinitfs.errors import DamagedObject, InfinitfsError, NoSpace, ObjectNotFound, StorageUnreachable
 from infinitfs.storage.base import Buffer
@@ -503,3 +503,54 @@ async def _check_read(cache: PackCache, transfer: RecordingTransfer, pack: str, 
     data = transfer.objects[key_of(pack)]
     expected = [data[offset : offset + length] for offset, length in spans]
     assert await sealed(cache, _SIZES[pack], spans, pack) == expected
+
+
+class Disk:
+    """One of `size` bytes that holds what is in `folder` and `others` bytes beside it."""
+
+    def __init__(self, folder: Path, size: int) -> None:
+        self.folder = folder
+        self.size = size
+        self.others = 0
+
+    def spare(self) -> int:
+        return self.size - self.others - stored(self.folder)
+
+
+async def test_the_cache_gives_way_where_others_fill_its_disk(
+    tmp_path: Path, transfer: RecordingTransfer, autojump_clock: MockClock
+) -> None:
+    disk = Disk(tmp_path, 2 * SIZE)
+    async with open_cache(tmp_path, 10 * SIZE, transfer, key_of, offload=inline, spare=disk.spare) as cache:
+        for pack in (PACK, OTHER):
+            for segment in range(5):
+                await sealed(cache, SIZE, [(segment * SEGMENT, SEGMENT)], pack)
+        assert cache.used == stored(tmp_path) == 10 * SEGMENT, "there is room"
+        disk.others = disk.size - 4 * SEGMENT
+        await trio.sleep(5)  # nobody tells the cache
+        assert cache.used == stored(tmp_path) == cache.limit == 4 * SEGMENT, "no more than has to go"
+        assert {path.name[:2] for path in files(tmp_path)} == {OTHER[:2]}, "the least recently used"
+        disk.others += SEGMENT
+        cache.look_at_disk()
+        await wait_all_tasks_blocked()
+        assert cache.used == 3 * SEGMENT, "told, it looks at once"
+        disk.others = disk.size + SEGMENT
+        await trio.sleep(5)
+        assert (cache.used, cache.limit) == (0, 0)
+        assert await sealed(cache, SIZE, [(0, 10)]) == [DATA[:10]], "without a place on the disk"
+        disk.others = 0
+        await trio.sleep(5)
+        await sealed(cache, SIZE, [(0, SIZE)])
+        assert cache.used == SIZE, "there is room again"
+
+
+async def test_a_growing_cache_stops_at_what_the_disk_spares(tmp_path: Path, transfer: RecordingTransfer) -> None:
+    disk = Disk(tmp_path, 3 * SEGMENT)
+    async with open_cache(tmp_path, 10 * SIZE, transfer, key_of, offload=inline, spare=disk.spare) as cache:
+        for segment in range(5):
+            await sealed(cache, SIZE, [(segment * SEGMENT, SEGMENT)])
+            await wait_all_tasks_blocked()
+            assert stored(tmp_path) <= 4 * SEGMENT, "one more than that, for the moment in which it arrives"
+        cache.look_at_disk()
+        await wait_all_tasks_blocked()
+        assert cache.used == stored(tmp_path) == cache.limit == 3 * SEGMENT

@@ -12,34 +12,24 @@ import pytest
 import trio
 
 from infinitfs.errors import InfinitfsError, ObjectExists, StorageUnreachable
-from infinitfs.storage import s3
 from infinitfs.storage.ledger import Ledger
 from infinitfs.storage.s3 import S3Storage
 from infinitfs.transfer.client import TransferClient, local_transfer
-from infinitfs.transfer.protocol import Open
-from infinitfs.transfer.worker import decorated
-from tests.support.s3_faults import FAULTS, KEYS, record
+from tests.support.s3_faults import FAULTS, KEYS, Service, faulty_service, record
 from tests.support.s3_stub import S3Stub, always, at_first, healthy
 
 PACKS = {f"v/packs/{number:02}/{number}": bytes([number]) * 70_000 for number in range(6)}
 
 
 @pytest.fixture(scope="module")
-def stub() -> Iterator[S3Stub]:
-    with S3Stub() as stub:
-        yield stub
+def service() -> Iterator[Service]:
+    with faulty_service() as service:
+        yield service
 
 
-@pytest.fixture(scope="module")
-def backend(stub: S3Stub) -> Iterator[S3Storage]:
-    """One client for all tests: to make one takes longer than any of them."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(s3, "_READ_TIMEOUT", 0.2)
-        yield S3Storage(record(stub), KEYS)
-
-
-def opening(stub: S3Stub, deadline: float = 20) -> Open:
-    return Open(record=record(stub), deadline=deadline)
+@pytest.fixture
+def stub(service: Service) -> S3Stub:
+    return service.stub
 
 
 async def work(client: TransferClient, folder: Path) -> None:
@@ -68,22 +58,22 @@ async def work(client: TransferClient, folder: Path) -> None:
     "name", ["reset before an answer", "flipped on the way up", "lost answer", "conditional conflict"]
 )
 async def test_each_request_meets_the_fault_once_and_all_is_done(
-    name: str, stub: S3Stub, backend: S3Storage, tmp_path: Path
+    name: str, service: Service, stub: S3Stub, tmp_path: Path
 ) -> None:
     fault, of = FAULTS[name]
     stub.start(at_first(fault, of=of))
     with trio.fail_after(60):
-        async with local_transfer(decorated(backend, opening(stub), Ledger())) as client:
+        async with local_transfer(service.patient()) as client:
             await work(client, tmp_path)
     assert stub.met() >= 1
     assert stub.objects["blocks/v/journal/1"] == b"record"
 
 
-async def test_the_ledger_is_what_the_service_has_counted(stub: S3Stub, backend: S3Storage, tmp_path: Path) -> None:
+async def test_the_ledger_is_what_the_service_has_counted(service: Service, stub: S3Stub, tmp_path: Path) -> None:
     fault, of = FAULTS["500"]
     stub.start(at_first(fault, of=of))
     ledger = Ledger()
-    async with local_transfer(decorated(backend, opening(stub), ledger)) as client:
+    async with local_transfer(service.patient(ledger=ledger)) as client:
         await work(client, tmp_path)
     assert {kind: usage.count for kind, usage in ledger.requests.items()} == stub.counts()
     assert sum(usage.failed for usage in ledger.requests.values()) == stub.met()
@@ -94,12 +84,12 @@ async def test_the_ledger_is_what_the_service_has_counted(stub: S3Stub, backend:
     ("name", "deadline"), [("slow down", 2.5), ("expired token", 0.5), ("moved for good", 0.5), ("hang", 0.5)]
 )
 async def test_what_lasts_is_an_error_and_what_ends_is_none(
-    name: str, deadline: float, stub: S3Stub, backend: S3Storage
+    name: str, deadline: float, service: Service, stub: S3Stub
 ) -> None:
     fault, of = FAULTS[name]
     stub.start(healthy)
     stub.objects["blocks/a"] = b"1"
-    async with local_transfer(decorated(backend, opening(stub, deadline), Ledger())) as client:
+    async with local_transfer(service.patient(deadline)) as client:
         stub.plan = always(fault, of)
         with trio.fail_after(5), pytest.raises(InfinitfsError) as met:
             await client.get("a")
@@ -122,10 +112,10 @@ async def test_names_that_do_not_resolve_for_a_while(stub: S3Stub, monkeypatch: 
         return resolve("127.0.0.1", port, *arguments, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", stub_resolver)
-    storage = S3Storage(record(stub, "stub.example"), KEYS)
+    storage = S3Storage(record(stub.port, "stub.example"), KEYS)
     with pytest.raises(StorageUnreachable):
         await storage.put("a", b"1")
-    patient = decorated(storage, opening(stub), Ledger())
+    patient = Service(stub, storage).patient()
     await patient.put("a", b"1")
     assert away == 0
     assert stub.objects == {"blocks/a": b"1"}
@@ -133,12 +123,11 @@ async def test_names_that_do_not_resolve_for_a_while(stub: S3Stub, monkeypatch: 
 
 
 @pytest.mark.parametrize("connections", [1, 5, 32])
-async def test_connections_are_never_more(connections: int, stub: S3Stub, backend: S3Storage, tmp_path: Path) -> None:
+async def test_connections_are_never_more(connections: int, service: Service, stub: S3Stub, tmp_path: Path) -> None:
     stub.start(healthy)
     stub.busiest, stub.latency = 0, 0.002
     try:
-        limited = Open(record=record(stub), connections=connections)
-        storage = decorated(backend, limited, Ledger())
+        storage = service.patient(connections=connections)
         async with local_transfer(storage, connections=connections) as client:
             await work(client, tmp_path)
             async with trio.open_nursery() as nursery:

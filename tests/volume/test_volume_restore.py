@@ -1,5 +1,6 @@
 """A volume opened from its checkpoints: damaged ones, and what trimming leaves."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,43 @@ async def test_a_group_that_is_not_the_one_it_is_named_for_is_refused(
     storage.objects[key] = data[: group.offset] + forged + data[group.offset + group.length :]
     error = await refused(storage, tmp_path / "two", DamagedObject)
     assert error.fields["key"] == key
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_record_that_was_damaged_on_its_way_is_asked_for_once_more(
+    autojump_clock: MockClock, tmp_path: Path, times: int
+) -> None:
+    """Those that follow, and the one that is pinned."""
+
+    class Flipping(MemoryStorage):
+        """Of every record the first answers have a wrong bit."""
+
+        def __init__(self, objects: dict[str, bytes]) -> None:
+            super().__init__()
+            self.objects = objects
+            self.asked = Counter[str]()
+
+        async def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+            data = await super().get(key, start, length)
+            self.asked[key] += 1
+            if "/journal/" in key and self.asked[key] <= times:
+                return data[:-100] + bytes([data[-100] ^ 1]) + data[-99:]
+            return data
+
+    storage = MemoryStorage()
+    async with opened_volume(storage, tmp_path / "one", OPENED) as session:
+        await fill(session, 5)
+        await session.drain()
+        seen = await picture(session.volume)
+    for home in ("two", "one"):
+        flipping = Flipping(storage.objects)
+        if times > 1:
+            error = await refused(flipping, tmp_path / home, DamagedObject)
+            assert "/journal/" in error.fields["key"]
+            continue
+        async with opened_volume(flipping, tmp_path / home, OPENED) as session:
+            assert await picture(session.volume) == seen
+        assert max(count for key, count in flipping.asked.items() if "/journal/" in key) >= 2
 
 
 # --- trimming ---

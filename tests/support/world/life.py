@@ -1,6 +1,6 @@
 """One opening of a volume in a world, from its session to its crash or its end.
 
-Above: `run` strings lives together. Below: `infinitfs.mount.session.compose` over a faulty storage and a watched disk.
+Above: `run` strings lives together. Below: `infinitfs.mount.compose` over a faulty storage and a watched disk.
 Invariant: the crash is one step: what the disk keeps is taken, the storage's gate closes and the history ends in it;
 what the code of this life does after that is seen by nobody.
 """
@@ -17,8 +17,9 @@ import trio
 
 from infinitfs.errors import InfinitfsError, NotDrained
 from infinitfs.keys.identity import Identity
+from infinitfs.mount.compose import Machine
 from infinitfs.mount.request import MountRequest
-from infinitfs.mount.session import Machine, Session
+from infinitfs.mount.session import Session
 from infinitfs.storage.memory import MemoryStorage
 from infinitfs.transfer.client import TransferClient, local_transfer
 from infinitfs.transfer.files import inline

@@ -1,6 +1,6 @@
 """Looking at a volume: all that it shows, whether its tables are sound, and what its storage alone gives.
 
-Above: `life`. Below: `infinitfs.mount.session.compose`, `model`.
+Above: `life`. Below: `infinitfs.mount.compose`, `model`.
 """
 
 import stat
@@ -10,9 +10,10 @@ from pathlib import Path
 from infinitfs.config.paths import Paths
 from infinitfs.errors import NoSuchEntry
 from infinitfs.keys.identity import Identity
+from infinitfs.mount.compose import Composition, Machine
 from infinitfs.mount.folders import Folders
 from infinitfs.mount.request import MountRequest
-from infinitfs.mount.session import Machine, Session, compose
+from infinitfs.mount.session import Session
 from infinitfs.storage.base import Storage
 from infinitfs.transfer.client import TransferClient, local_transfer
 from infinitfs.volume.descriptor import OpenedVolume
@@ -31,7 +32,7 @@ def open_volume(
 ) -> AbstractAsyncContextManager[Session]:
     """A session whose state and cache are under `home`."""
     paths = Paths(home / "config", home / "state", home / "cache", home / "run")
-    return compose(
+    return Composition(
         request=request,
         user="user",
         capacity=0,
@@ -40,7 +41,7 @@ def open_volume(
         folders=Folders(paths, opened.volume_id.hex(), ""),
         transfer=transfer,
         machine=machine,
-    )
+    ).session()
 
 
 async def observe_storage(
