@@ -274,13 +274,14 @@ async def test_a_failure_keeps_nothing_of_what_was_to_be_sent() -> None:
     gc.disable()
     try:
         body = Body(b"1")
-        alive = weakref.ref(body)
+        gone, token = trio.Event(), trio.lowlevel.current_trio_token()
+        alive = weakref.ref(body, lambda _: token.run_sync_soon(gone.set))
         with suppress(StorageUnreachable):
             await storage.put("a", body)
         del body
         with trio.fail_after(10):  # the thread lets go of its last variables after it has answered
-            while alive() is not None:
-                await trio.sleep(0.001)
+            await gone.wait()
+        assert alive() is None
     finally:
         gc.enable()
 
