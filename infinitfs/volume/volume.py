@@ -1,7 +1,7 @@
 """A volume: everything that a mounted folder does, as methods.
 
-Above: `mount/operations.py` (FUSE) and `mount/session.py`, which builds one. Below: `namespace` and `blocks` (tables),
-`writeback` (flushes), `publisher`, `checkpoint`, `collector` (storage), `block.reader`.
+Above: `mount/operations.py` (FUSE) and `mount/compose.py`, which builds one. Below: `namespace` and `blocks` (tables),
+`writeback` (flushes), `content` (reads), `publisher`, `checkpoint`, `collector` (storage).
 
 Invariant: a method that changes the namespace does so without an await between its first and its last statement, so
 every other task sees it done or not begun, and a commit holds whole operations. Methods that wait (for memory, for a
@@ -18,25 +18,22 @@ from typing import NamedTuple
 import apsw
 import trio
 
-from infinitfs.block.index import Location
 from infinitfs.block.reader import BlockReader
 from infinitfs.errors import (
-    DamagedObject,
     FileTooLarge,
     InfinitfsError,
     InvalidOperation,
     LocalDiskFailed,
-    ObjectNotFound,
     ReadOnly,
 )
-from infinitfs.file.extents import Edit, Extent
+from infinitfs.file.extents import Edit
 from infinitfs.file.file import File
-from infinitfs.storage.base import Buffer
 from infinitfs.transfer.background import together
 from infinitfs.volume.blocks import END, Blocks
 from infinitfs.volume.checkpoint import Checkpointer
 from infinitfs.volume.clock import Clock
 from infinitfs.volume.collector import Collector
+from infinitfs.volume.content import Content
 from infinitfs.volume.database import Database
 from infinitfs.volume.inodes import Inode
 from infinitfs.volume.lease import Lease
@@ -49,7 +46,6 @@ _log = logging.getLogger(__name__)
 
 COMMIT_AFTER = 0.02  # seconds that changes are gathered in one transaction; ending one takes 0.3 ms
 SYNC_AFTER = 1.0  # seconds after which what was committed is durable on this machine
-_PREFETCHES = 16  # ranges on their way into the cache at a time
 
 
 class Space(NamedTuple):
@@ -91,7 +87,7 @@ class Volume:
         self.collector = collector
         self._namespace = namespace
         self._blocks = blocks
-        self._reader = reader
+        self._content = Content(blocks, reader)
         self._write_back = write_back
         self._clock = clock
         self._writable = writable
@@ -102,8 +98,6 @@ class Volume:
         self._remote_fsync = remote_fsync
         self._files: dict[int, File] = {}
         self._users: Counter[int] = Counter()
-        self._nursery: trio.Nursery | None = None
-        self._prefetching = 0
         write_back.at_clean = self._drop_idle
 
     # --- running ---
@@ -112,8 +106,7 @@ class Volume:
     async def running(self) -> AsyncIterator[None]:
         """The background of an open volume: commits, syncs, flushes, uploads, checkpoints."""
         async with together() as nursery:
-            self._nursery = nursery
-            tasks = [self._commit_in_time, self._sync_in_time]
+            tasks = [self._commit_in_time, self._sync_in_time, self._content.run]
             if self._writable:
                 tasks += [
                     self._write_back.run,
@@ -170,7 +163,7 @@ class Volume:
 
     async def forget(self) -> None:
         """Nothing that the storage has is kept here any more."""
-        await self._reader.forget()
+        await self._content.forget()
 
     async def settle(self) -> None:
         """Everything is durable on this machine when this returns."""
@@ -430,67 +423,6 @@ class Volume:
     async def read(self, ino: int, offset: int, length: int) -> bytes | memoryview:
         """Up to `length` bytes of an open file from `offset` on, fewer at its end.
 
-        Raises DamagedObject, ObjectNotFound, StorageUnreachable; a plan that compaction, gc or an upload made stale
-        meanwhile is made again.
+        Raises DamagedObject, ObjectNotFound, StorageUnreachable.
         """
-        file = self._files[ino]
-        length = min(length, file.size - offset)
-        if length <= 0:
-            return b""
-        self._read_ahead(file, offset, length)
-        while True:
-            # One moment for both: what a flush moves from memory to the extents is in exactly one of them.
-            plan, overlay = self._plan(file, offset, length), file.overlay(offset, length)
-            try:
-                opened = await self._reader.read(list({where.block: where for _, where in plan}.values()))
-                break
-            except (DamagedObject, ObjectNotFound):
-                if plan == self._plan(file, offset, length):
-                    raise
-        return _assemble(plan, opened, overlay, offset, length)
-
-    def _plan(self, file: File, offset: int, length: int) -> list[tuple[Extent, Location]]:
-        """The stored extents of a range, none of them where all of it is in memory."""
-        if sum(len(chunk) for _, chunk in file.dirty.overlay(offset, length)) == length:
-            return []
-        return self._blocks.extents(file.ino, offset, offset + length)
-
-    def _read_ahead(self, file: File, offset: int, length: int) -> None:
-        window = file.read_ahead.advise(offset, length, file.size, self._reader.room_ahead)
-        if window is None or self._nursery is None or self._prefetching >= _PREFETCHES:
-            return
-        located = [where for _, where in self._blocks.extents(file.ino, *window)]
-        if located:
-            self._prefetching += 1
-            self._nursery.start_soon(self._prefetch, located)
-
-    async def _prefetch(self, located: list[Location]) -> None:
-        try:
-            await self._reader.prefetch(located)
-        finally:
-            self._prefetching -= 1
-
-
-def _assemble(
-    plan: list[tuple[Extent, Location]],
-    opened: dict[int, Buffer],
-    overlay: list[tuple[int, bytes | memoryview]],
-    offset: int,
-    length: int,
-) -> bytes | memoryview:
-    """One buffer of the range; without a copy where one piece is all of it."""
-    end = offset + length
-    pieces: list[tuple[int, bytes | memoryview]] = []
-    for extent, where in plan:
-        lower, upper = max(extent.offset, offset), min(extent.end, end)
-        skip = extent.skip + lower - extent.offset
-        pieces.append((lower, memoryview(opened[where.block])[skip : skip + upper - lower]))
-    if not overlay and sum(len(piece) for _, piece in pieces) == length:  # extents do not overlap: no hole
-        return pieces[0][1] if len(pieces) == 1 else b"".join(piece for _, piece in pieces)
-    pieces += overlay
-    if pieces and len(pieces[-1][1]) == length:
-        return pieces[-1][1]
-    buffer = bytearray(length)
-    for start, piece in pieces:
-        buffer[start - offset : start - offset + len(piece)] = piece
-    return memoryview(buffer)
+        return await self._content.read(self._files[ino], offset, length)

@@ -1,0 +1,105 @@
+"""What files contain: reading it, and bringing what will be read next.
+
+Above: `volume.Volume`. Below: `blocks` (where the extents of a file lie), `block.reader` (what is in them),
+`file.file` (what is in memory only).
+Invariant: a read sees one moment of a file: what a flush moves from memory to the extents is in exactly one of them.
+"""
+
+import trio
+
+from infinitfs.block.index import Location
+from infinitfs.block.reader import BlockReader
+from infinitfs.errors import DamagedObject, ObjectNotFound
+from infinitfs.file.extents import Extent
+from infinitfs.file.file import File
+from infinitfs.storage.base import Buffer
+from infinitfs.transfer.background import together
+from infinitfs.volume.blocks import Blocks
+
+_PREFETCHES = 16  # ranges on their way into the cache at a time
+
+
+class Content:
+    """Of every file of a volume."""
+
+    def __init__(self, blocks: Blocks, reader: BlockReader) -> None:
+        self._blocks = blocks
+        self._reader = reader
+        self._nursery: trio.Nursery | None = None
+        self._prefetching = 0
+
+    async def run(self) -> None:
+        """Until it is cancelled, readers have what comes next brought to them."""
+        async with together() as nursery:
+            self._nursery = nursery
+            await trio.sleep_forever()
+
+    async def forget(self) -> None:
+        """Nothing that the storage has is kept here any more."""
+        await self._reader.forget()
+
+    async def read(self, file: File, offset: int, length: int) -> bytes | memoryview:
+        """Up to `length` bytes from `offset` on, fewer at the end of the file.
+
+        Raises DamagedObject, ObjectNotFound, StorageUnreachable; a plan that compaction, gc or an upload made stale
+        meanwhile is made again.
+        """
+        length = min(length, file.size - offset)
+        if length <= 0:
+            return b""
+        self._read_ahead(file, offset, length)
+        while True:
+            plan, overlay = self._plan(file, offset, length), file.overlay(offset, length)
+            try:
+                opened = await self._reader.read(list({where.block: where for _, where in plan}.values()))
+                break
+            except (DamagedObject, ObjectNotFound):
+                if plan == self._plan(file, offset, length):
+                    raise
+        return _assemble(plan, opened, overlay, offset, length)
+
+    def _plan(self, file: File, offset: int, length: int) -> list[tuple[Extent, Location]]:
+        """The stored extents of a range, none of them where all of it is in memory."""
+        if sum(len(chunk) for _, chunk in file.dirty.overlay(offset, length)) == length:
+            return []
+        return self._blocks.extents(file.ino, offset, offset + length)
+
+    def _read_ahead(self, file: File, offset: int, length: int) -> None:
+        window = file.read_ahead.advise(offset, length, file.size, self._reader.room_ahead)
+        if window is None or self._nursery is None or self._prefetching >= _PREFETCHES:
+            return
+        located = [where for _, where in self._blocks.extents(file.ino, *window)]
+        if located:
+            self._prefetching += 1
+            self._nursery.start_soon(self._prefetch, located)
+
+    async def _prefetch(self, located: list[Location]) -> None:
+        try:
+            await self._reader.prefetch(located)
+        finally:
+            self._prefetching -= 1
+
+
+def _assemble(
+    plan: list[tuple[Extent, Location]],
+    opened: dict[int, Buffer],
+    overlay: list[tuple[int, bytes | memoryview]],
+    offset: int,
+    length: int,
+) -> bytes | memoryview:
+    """One buffer of the range; without a copy where one piece is all of it."""
+    end = offset + length
+    pieces: list[tuple[int, bytes | memoryview]] = []
+    for extent, where in plan:
+        lower, upper = max(extent.offset, offset), min(extent.end, end)
+        skip = extent.skip + lower - extent.offset
+        pieces.append((lower, memoryview(opened[where.block])[skip : skip + upper - lower]))
+    if not overlay and sum(len(piece) for _, piece in pieces) == length:  # extents do not overlap: no hole
+        return pieces[0][1] if len(pieces) == 1 else b"".join(piece for _, piece in pieces)
+    pieces += overlay
+    if pieces and len(pieces[-1][1]) == length:
+        return pieces[-1][1]
+    buffer = bytearray(length)
+    for start, piece in pieces:
+        buffer[start - offset : start - offset + len(piece)] = piece
+    return memoryview(buffer)
