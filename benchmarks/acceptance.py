@@ -55,6 +55,7 @@ ROWS: tuple[Wanted | Limit, ...] = (
     Wanted("a", "sequential read, warm", CEILING, 0.7),
     Wanted("a", "sequential write, to fsync", CEILING, 0.5),
     Wanted("a", "random 4 KiB read, warm", CEILING, 0.7),
+    Wanted("a", scenes.READ_HOT, CEILING, 0.7),
     Wanted("b", scenes.WRITE_STORED, RAW, 0.8, None),
     Wanted("b", scenes.READ_COLD, RAW, 0.8, None, below_ceiling=True),
     Wanted("c", scenes.READ_FILES_COLD, RAW, 40, 80, scenes.GET),

@@ -20,22 +20,25 @@ from benchmarks.workloads import MIB
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is moved: bytes of the large file, small files, random requests; files of a large volume."""
+    """How much is moved: bytes of the large file and of one that is read again and again, small files, random
+    requests; files of a large volume."""
 
     large: int = 1024 * MIB
+    hot: int = 32 * MIB
     files: int = 5000
     requests: int = 5000
     volume: int = 1_000_000
     small_volume: int = 10_000
 
 
-QUICK = Sizes(large=32 * MIB, files=400, requests=400, volume=4_000, small_volume=1_000)
+QUICK = Sizes(large=32 * MIB, hot=4 * MIB, files=400, requests=400, volume=4_000, small_volume=1_000)
 
 WRITE_STORED = "sequential write, stored"
 READ_COLD = "sequential read, cold"
 STORE_FILES = "store 4 KiB files, after the last close"
 STORE_FILES_WHOLLY = "store 4 KiB files, from the first create"
 FILES_AN_OBJECT = "small files an object"
+READ_HOT = "random 4 KiB read, of 32 MiB"
 READ_FILES_COLD = "read 4 KiB files, cold"
 PUT = "PUT of 4 KiB"
 GET = "GET of 4 KiB, one after the other"
@@ -47,6 +50,9 @@ def large_file(subject: Subject, meter: Meter, sizes: Sizes) -> None:
     meter.measure("sequential read, warm", BYTES, workloads.read, "large")
     meter.measure("random 4 KiB read, warm", "requests/s", workloads.read_random, "large", sizes.requests)
     meter.measure("random 4 KiB write, to fsync", "requests/s", workloads.write_random, "large", sizes.requests)
+    workloads.run(workloads.write, subject.folder, "hot", sizes.hot)
+    workloads.run(workloads.read, subject.folder, "hot")
+    meter.measure(READ_HOT, "requests/s", workloads.read_random, "hot", sizes.requests)
 
 
 def small_files(subject: Subject, meter: Meter, sizes: Sizes) -> None:
