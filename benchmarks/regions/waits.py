@@ -36,7 +36,7 @@ RATES = (HEAD, REST)
 """Bytes a second; all others are seconds."""
 
 _HEAD = 64 * MIB
-_LARGE = _HEAD + 96 * MIB  # much more than is read ahead
+_LARGE = _HEAD + 160 * MIB  # much more than is read ahead on such a line
 _SPARSE = 16 * MIB  # of which 4 KiB are read here and there
 _APART = 4 * MIB  # further than anybody reads ahead of the first
 

@@ -6,7 +6,7 @@ advised is in proportion to what was read.
 """
 
 FIRST = 2 * 2**20
-LARGEST = 64 * 2**20  # more than a line of 1 Gbit/s carries in 300 ms, so that it never runs empty
+LARGEST = 32 * 2**20  # 1 Gbit/s for a quarter of a second; with more, what is needed first shares the line
 _SHARE = 4  # times what was read: who reads the head of a file and goes away costs no more than that
 _STEPS = 4  # parts of a window that are asked for one after the other
 
