@@ -36,7 +36,7 @@ RATES = (HEAD, REST)
 """Bytes a second; all others are seconds."""
 
 _HEAD = 64 * MIB
-_LARGE = _HEAD + 160 * MIB  # much more than is read ahead on such a line
+_LARGE = _HEAD + 320 * MIB  # much more than is read ahead on such a line
 _SPARSE = 16 * MIB  # of which 4 KiB are read here and there
 _APART = 4 * MIB  # further than anybody reads ahead of the first
 
@@ -73,7 +73,7 @@ def _rate(file: FileIO, size: int) -> float:
     buffer = bytearray(MIB)
     done = 0
     began = time.perf_counter()
-    while done < size and time.perf_counter() - began < 4 * PATIENCE:
+    while done < size and time.perf_counter() - began < 8 * PATIENCE:
         done += file.readinto(buffer)
     return done / (time.perf_counter() - began)
 

@@ -6,13 +6,13 @@ advised is in proportion to what was read.
 """
 
 FIRST = 2 * 2**20
-LARGEST = 32 * 2**20  # 1 Gbit/s for a quarter of a second; with more, what is needed first shares the line
+LARGEST = 24 * 2**20  # 80 MB/s over 300 ms; more only fills the queues on the way, where what is needed first waits
 _SHARE = 4  # times what was read: who reads the head of a file and goes away costs no more than that
 _STEPS = 4  # parts of a window that are asked for one after the other
 
 
 class ReadAhead:
-    """The window, in bytes, is `_SHARE` times what was read in sequence, from `FIRST` to `LARGEST`; a jump ends it.
+    """The window, in bytes, grows with what was read in sequence, from `FIRST` to `LARGEST`; a jump ends it.
     It is kept full: what a quarter of it has made room for is asked for while the rest is on its way."""
 
     __slots__ = ("_ahead", "_next", "_read", "_window")
