@@ -29,6 +29,7 @@ from infinitfs.volume.clock import Clock
 from infinitfs.volume.descriptor import OpenedVolume, Parameters, create_descriptor, open_descriptor
 from infinitfs.volume.inodes import Inode
 from infinitfs.volume.namespace import ROOT
+from infinitfs.volume.schema import PAGE_SIZE
 from infinitfs.volume.signed import Form
 from infinitfs.volume.volume import Volume
 from tests.support.randomness import seeded
@@ -109,9 +110,10 @@ def killed(home: Path, copy: Path) -> Path:
 
 
 def _copy(source: str, target: str) -> None:
-    """Without the zeros that a log has in reserve at its end: they are most of a home."""
+    """Without the zeros that a log has in reserve at its end: they are most of a home. The last page may end with some
+    of its own."""
     data = Path(source).read_bytes()
-    Path(target).write_bytes(data.rstrip(b"\0") if source.endswith("-wal") else data)
+    Path(target).write_bytes(data[: len(data.rstrip(b"\0")) + PAGE_SIZE] if source.endswith("-wal") else data)
 
 
 def copy_of(storage: MemoryStorage) -> MemoryStorage:
