@@ -104,7 +104,10 @@ def _serve_in_background(
             answered = True
             # Not sooner: an automount lets nobody but the process group of mount(8) near the folder until it is done.
             os.setsid()
-            os.write(writer, data)
+            try:
+                os.write(writer, data)
+            except BrokenPipeError:  # who asked has gone; an interrupt of both may just have missed this process
+                os.kill(os.getpid(), signal.SIGINT)
             os.close(writer)
 
     try:

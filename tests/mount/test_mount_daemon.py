@@ -170,6 +170,18 @@ def test_who_interrupts_a_mount_before_it_is_there_ends_it(home: Home, drive: Pa
     home.mount(drive).unmount()
 
 
+def test_a_mount_that_nobody_waits_for_any_more_ends(home: Home, drive: Path) -> None:
+    command = home.start("mount", VOLUME, str(drive))
+    wait_until(lambda: bool(_children(command.pid)), "the start of the mount's process")
+    descriptor = os.pidfd_open(_children(command.pid)[0])
+    command.kill()
+    command.communicate(timeout=PATIENCE)
+    assert select.select([descriptor], [], [], PATIENCE)[0]
+    os.close(descriptor)
+    assert not drive.is_mount()
+    home.mount(drive).unmount()
+
+
 def _children(pid: int) -> list[int]:
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
