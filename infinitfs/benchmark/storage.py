@@ -22,7 +22,7 @@ from infinitfs.benchmark.summary import flat, knee, summarize
 from infinitfs.config.model import S3StorageRecord, StorageRecord
 from infinitfs.config.sizes import format_size
 from infinitfs.errors import InfinitfsError, StorageFailed
-from infinitfs.file.readahead import LARGEST
+from infinitfs.file.readahead import IN_FLIGHT
 from infinitfs.storage.account import Account
 from infinitfs.storage.base import Storage
 from infinitfs.storage.ledger import Ledger
@@ -281,15 +281,15 @@ def _conclusion(rows: list[Row], curves: Mapping[str, Mapping[int, float]], cost
         f"{name} {format_quantity(best[name], CURVES[name])} with {knee(curve)}" for name, curve in curves.items()
     )
     in_flight = round(best["download"] * latency["GET 4 KiB"])
-    enough = "which is enough" if in_flight <= LARGEST else "so a single reader does not get all of it"
+    enough = "which is enough" if in_flight <= IN_FLIGHT else "so a single reader does not get all of it"
     sending = max(latency["PUT a pack"] - latency["PUT 4 KiB"], 1e-9)
     good_pack = round(9 * latency["PUT 4 KiB"] * PACK / sending)
     verdict = "large enough" if good_pack <= PACK else "sent several at a time"
     lines = [
         f"Mount with --connections {connections_for(curves)}.",
         f"Nearly the most is reached so: {reached} at once.",
-        f"Read-ahead: a line of this rate and latency holds {format_size(in_flight)}; a mount reads up to "
-        f"{format_size(LARGEST)} ahead, {enough}.",
+        f"Read-ahead: a line of this rate and latency holds {format_size(in_flight)}; a mount asks for "
+        f"up to {format_size(IN_FLIGHT)} at a time, {enough}.",
         f"Packs: from {format_size(good_pack)} on, waiting is less than a tenth of what sending one takes; those of a "
         f"volume have {format_size(PACK)}, {verdict}.",
         f"fsync with --fsync remote takes about {format_seconds(2 * latency['PUT 4 KiB'])}: a pack, then a record.",

@@ -1,45 +1,71 @@
-"""How far ahead of a reader to fetch.
+"""How far ahead of a reader to fetch, and how much of it at a time.
 
 Above: `file.File` has one, the volume's read asks it. Below: nothing; a core without I/O.
-Invariant: nothing is advised twice to a reader that goes forward, a random reader is advised nothing, and what is
-advised is in proportion to what was read.
+Invariant: nothing is given out twice to a reader that goes forward, a random reader is given nothing, and what is
+given out is in proportion to what was read.
 """
 
 FIRST = 2 * 2**20
-LARGEST = 24 * 2**20  # 80 MB/s over 300 ms; more only fills the queues on the way, where what is needed first waits
+LARGEST = 96 * 2**20
+IN_FLIGHT = 16 * 2**20  # 50 MB/s over 300 ms; more only fills the queues on the way, where what is needed first waits
+REQUESTS = (2**20, 4 * 2**20)
+LONG = 0.5  # seconds
 _SHARE = 4  # times what was read: who reads the head of a file and goes away costs no more than that
-_STEPS = 4  # parts of a window that are asked for one after the other
+_STEPS = 4  # parts of a small window: one of them is worth a request
 
 
 class ReadAhead:
     """The window, in bytes, grows with what was read in sequence, from `FIRST` to `LARGEST`; a jump ends it.
-    It is kept full: what a quarter of it has made room for is asked for while the rest is on its way."""
 
-    __slots__ = ("_ahead", "_next", "_read", "_window")
+    Of the window up to `IN_FLIGHT` bytes are on their way, and where some arrive the next are asked for, whatever the
+    reader does meanwhile: if only its reads asked for more, they would ask for all of it at once, and the line
+    would lie idle for a round trip before each time. Large requests cost less; small ones, and so more of them side by
+    side, share a far line better, each connection of which brings little at first. So a request has the larger of
+    `REQUESTS` unless it takes `LONG`.
+    """
+
+    __slots__ = ("_ahead", "_in_flight", "_next", "_read", "_request", "_window")
 
     def __init__(self) -> None:
         self._next = 0
         self._read = 0
         self._ahead = 0
         self._window = 0
+        self._in_flight = 0
+        self._request = REQUESTS[0]
 
-    def advise(self, offset: int, length: int, size: int, room: int = LARGEST) -> tuple[int, int] | None:
-        """With a read of `[offset, offset + length)` of a file of `size` bytes: the range to fetch as well, if any,
-        where there is `room` for so many bytes ahead.
+    def advance(self, offset: int, length: int) -> None:
+        """With each read of `[offset, offset + length)`.
 
         Kernel read-ahead and parallel readers arrive slightly out of order, so a step is sequential where it starts
         within half a window of the last one's end.
         """
-        slack = max(self._window // 2, length)
+        slack = max(min(self._window, IN_FLIGHT) // 2, length)
         sequential = abs(offset - self._next) <= slack
         self._next = offset + length
         if not sequential:
             self._read = self._ahead = self._window = 0
-            return None
+            return
         self._read += length
-        self._window = min(max(FIRST, _SHARE * self._read), LARGEST, room)
+        self._window = min(max(FIRST, _SHARE * self._read), LARGEST)
+
+    def take(self, size: int, room: int = LARGEST) -> tuple[int, int] | None:
+        """The range of a file of `size` bytes to fetch now, where one is worth a request: after `advance`, and again
+        when one has `arrived`. `room` is what may be ahead of the reader, in bytes."""
+        window = min(self._window, room)
         start = max(self._ahead, self._next)
-        if self._next + self._window - start < self._window // _STEPS or start >= size:
+        end = min(start + self._request, self._next + window, size)
+        enough = end == size or end - start >= min(self._request, window // _STEPS)
+        if end <= start or not enough or self._in_flight + end - start > IN_FLIGHT:
             return None
-        self._ahead = min(self._next + self._window, size)
-        return (start, self._ahead) if start < self._ahead else None
+        self._ahead = end
+        self._in_flight += end - start
+        return start, end
+
+    def arrived(self, start: int, end: int, seconds: float) -> None:
+        """What was taken is no longer on its way, for it is there or it failed, which took `seconds`."""
+        self._in_flight -= end - start
+        if seconds > LONG:
+            self._request = max(self._request // 2, REQUESTS[0])
+        elif seconds < LONG / 4:
+            self._request = min(self._request * 2, REQUESTS[1])

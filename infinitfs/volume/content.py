@@ -16,7 +16,7 @@ from infinitfs.storage.base import Buffer
 from infinitfs.transfer.background import together
 from infinitfs.volume.blocks import Blocks
 
-_PREFETCHES = 16  # ranges on their way into the cache at a time
+_PREFETCHES = 32  # ranges on their way into the cache at a time, for all readers
 
 
 class Content:
@@ -65,19 +65,28 @@ class Content:
         return self._blocks.extents(file.ino, offset, offset + length)
 
     def _read_ahead(self, file: File, offset: int, length: int) -> None:
-        window = file.read_ahead.advise(offset, length, file.size, self._reader.room_ahead)
-        if window is None or self._nursery is None or self._prefetching >= _PREFETCHES:
-            return
-        located = [where for _, where in self._blocks.extents(file.ino, *window)]
-        if located:
-            self._prefetching += 1
-            self._nursery.start_soon(self._prefetch, located)
+        file.read_ahead.advance(offset, length)
+        while self._nursery is not None and (ahead := self._take(file)) is not None:
+            self._nursery.start_soon(self._prefetch, file, ahead)
 
-    async def _prefetch(self, located: list[Location]) -> None:
-        try:
-            await self._reader.prefetch(located)
-        finally:
-            self._prefetching -= 1
+    def _take(self, file: File) -> tuple[int, int] | None:
+        if self._prefetching >= _PREFETCHES:
+            return None
+        ahead = file.read_ahead.take(file.size, self._reader.room_ahead)
+        self._prefetching += ahead is not None
+        return ahead
+
+    async def _prefetch(self, file: File, first: tuple[int, int]) -> None:
+        """Bring a range, then what may follow now that it has arrived."""
+        ahead: tuple[int, int] | None = first
+        while ahead is not None:
+            began = trio.current_time()
+            try:
+                await self._reader.prefetch([where for _, where in self._blocks.extents(file.ino, *ahead)])
+            finally:
+                file.read_ahead.arrived(*ahead, trio.current_time() - began)
+                self._prefetching -= 1
+            ahead = self._take(file)
 
 
 def _assemble(

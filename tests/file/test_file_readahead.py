@@ -7,16 +7,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infinitfs.file.readahead import FIRST, LARGEST, ReadAhead
+from infinitfs.file.readahead import FIRST, IN_FLIGHT, LARGEST, LONG, REQUESTS, ReadAhead
 
 KI = 2**10
 MI = 2**20
 Advice = list[tuple[int, int]]
 
 
-def read(ahead: ReadAhead, offsets: list[int], length: int, size: int) -> Advice:
-    advice = [ahead.advise(offset, min(length, size - offset), size) for offset in offsets]
-    return [window for window in advice if window is not None]
+def taken(ahead: ReadAhead, size: int, seconds: float = LONG / 2) -> Advice:
+    """All that is given out where what is on its way arrives at once."""
+    taken = []
+    while (each := ahead.take(size)) is not None:
+        ahead.arrived(*each, seconds)
+        taken.append(each)
+    return taken
+
+
+def read(ahead: ReadAhead, offsets: list[int], length: int, size: int, seconds: float = LONG / 2) -> Advice:
+    advice: Advice = []
+    for offset in offsets:
+        ahead.advance(offset, min(length, size - offset))
+        advice += taken(ahead, size, seconds)
+    return advice
 
 
 def in_order(advice: Advice) -> bool:
@@ -32,19 +44,51 @@ def test_a_sequential_reader_is_advised_all_of_the_file_once(length: int) -> Non
     assert in_order(advice)
     assert advice[0][0] == length and advice[-1][1] == size
     assert all(end == start for (_, end), (start, _) in pairwise(advice)), "without a gap"
-    assert max(end - start for start, end in advice) <= LARGEST
+    assert max(end - start for start, end in advice) == REQUESTS[0]
 
 
 def test_the_window_grows_to_the_largest() -> None:
     ahead, size = ReadAhead(), 1000 * MI
     distances = []
     for offset in range(0, 200 * MI, 128 * KI):
-        window = ahead.advise(offset, 128 * KI, size)
-        if window is not None:
-            distances.append(window[1] - offset - 128 * KI)
+        advice = read(ahead, [offset], 128 * KI, size)
+        if advice:
+            distances.append(advice[-1][1] - offset - 128 * KI)
     assert distances[0] == FIRST and distances[-1] == LARGEST
     assert distances == sorted(distances)
-    assert len(distances) < 60, "windows are large requests, not one for every read"
+    assert len(distances) < 200 * MI // (4 * 128 * KI), "large requests, not one for every read"
+
+
+def test_less_is_given_out_where_there_is_less_room() -> None:
+    ahead = ReadAhead()
+    read(ahead, list(range(0, 64 * MI, MI)), MI, 64 * MI)
+    room = 3 * MI
+    end = 64 * MI
+    while (each := ahead.take(1000 * MI, room)) is not None:
+        ahead.arrived(*each, 0)
+        end = each[1]
+    assert end == 64 * MI + room
+
+
+def test_no_more_is_on_its_way_than_a_line_holds_and_what_arrives_makes_room() -> None:
+    ahead, size = ReadAhead(), 1000 * MI
+    for offset in range(0, 64 * MI, MI):
+        ahead.advance(offset, MI)
+    on_their_way = []
+    while (each := ahead.take(size)) is not None:
+        on_their_way.append(each)
+    assert sum(end - start for start, end in on_their_way) == IN_FLIGHT
+    ahead.arrived(*on_their_way[3], LONG / 2)
+    assert ahead.take(size) == (64 * MI + IN_FLIGHT, 65 * MI + IN_FLIGHT), "without a read"
+    assert ahead.take(size) is None
+
+
+@pytest.mark.parametrize(("seconds", "request_size"), [(LONG * 2, REQUESTS[0]), (LONG / 8, REQUESTS[1])])
+def test_requests_are_large_unless_they_take_long(seconds: float, request_size: int) -> None:
+    ahead, size = ReadAhead(), 1000 * MI
+    read(ahead, list(range(0, 64 * MI, MI)), MI, size, LONG / 8 if seconds > LONG else LONG * 2)
+    advice = read(ahead, list(range(64 * MI, 128 * MI, MI)), MI, size, seconds)
+    assert {end - start for start, end in advice[4:]} == {request_size}
 
 
 def test_who_reads_the_head_of_a_file_is_advised_little() -> None:
@@ -77,22 +121,21 @@ def test_a_random_reader_is_advised_nothing() -> None:
 def test_a_jump_ends_the_window_and_reading_on_opens_a_new_one() -> None:
     ahead, size = ReadAhead(), 1000 * MI
     read(ahead, list(range(0, 64 * MI, MI)), MI, size)
-    assert ahead.advise(500 * MI, MI, size) is None
-    assert ahead.advise(501 * MI, MI, size) == (502 * MI, 506 * MI)
+    assert read(ahead, [500 * MI], MI, size) == []
+    assert read(ahead, [501 * MI], MI, size)[0] == (502 * MI, 503 * MI)
 
 
 def test_nothing_is_advised_behind_the_end_of_the_file() -> None:
     ahead = ReadAhead()
-    assert ahead.advise(0, 100, 100) is None
+    assert read(ahead, [0], 100, 100) == []
     ahead = ReadAhead()
-    assert ahead.advise(0, 50, 100) == (50, 100)
-    assert ahead.advise(50, 50, 100) is None
+    assert read(ahead, [0, 50], 50, 100) == [(50, 100)]
 
 
 def test_a_file_that_has_grown_is_advised_on() -> None:
     ahead = ReadAhead()
-    assert ahead.advise(0, 50, 100) == (50, 100)
-    assert ahead.advise(50, 50, 180) == (100, 180)
+    assert read(ahead, [0], 50, 100) == [(50, 100)]
+    assert read(ahead, [50], 50, 180) == [(100, 180)]
 
 
 @settings(deadline=None, derandomize=True, max_examples=200)
@@ -104,9 +147,8 @@ def test_who_goes_forward_is_advised_nothing_twice(steps: list[tuple[int, int]],
         position += gap
         if position >= size:
             break
-        window = ahead.advise(position, min(length, size - position), size)
+        found = read(ahead, [position], length, size)
         position += length
-        if window is not None:
-            assert position <= window[0] < window[1] <= size or position > size
-            advice.append(window)
+        assert all(position <= start < end <= size for start, end in found)
+        advice += found
     assert in_order(advice)
