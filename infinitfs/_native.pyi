@@ -1,6 +1,6 @@
-"""Cut points, zero runs and fingerprints of a stream of bytes, at memory speed.
+"""Cut points, zero runs and fingerprints of a stream of bytes, at memory speed; room for bytes.
 
-Role: below `block/`, which decides sizes and keys; the definition of every cut is in `native/cut.h`.
+Role: below `block/`, which decides sizes and keys, and `keys/`; the definition of every cut is in `native/cut.h`.
 Invariant: pieces are consecutive from offset 0, and a piece depends only on the bytes from its own start on.
 
 With `final` false the unfinished piece at the end, the tail, is not returned: present it again at the start
@@ -40,3 +40,7 @@ def cut_fixed(buffer: Buffer, size: int, first: int, final: bool) -> list[_Piece
 
     Raises ValueError unless 1 <= first <= size.
     """
+
+def room(size: int, /) -> bytearray:
+    """`size` bytes to be overwritten: what is in them is undefined, for clearing a megabyte costs half of what
+    decrypting one does. Raises ValueError where `size` is negative."""

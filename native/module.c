@@ -1,4 +1,4 @@
-/* infinitfs._native: the kernel of cut.c for Python. See infinitfs/_native.pyi.
+/* infinitfs._native: the kernel of cut.c for Python, and room for what others write. See infinitfs/_native.pyi.
  *
  * Role: arguments in, pieces out; nothing else is decided here.
  * Invariant: the GIL is dropped during the whole scan, and the buffer is held until it ends.
@@ -147,7 +147,21 @@ static PyObject *cut_fixed(PyObject *Py_UNUSED(module), PyObject *args, PyObject
     return list;
 }
 
+PyDoc_STRVAR(room_doc, "room(size, /)\n--\n\nA bytearray of `size` bytes to be overwritten: what it holds is undefined.");
+
+static PyObject *room(PyObject *Py_UNUSED(module), PyObject *size)
+{
+    const Py_ssize_t bytes = PyLong_AsSsize_t(size);
+    if (bytes < 0) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_ValueError, "size must not be negative");
+        return NULL;
+    }
+    return PyByteArray_FromStringAndSize(NULL, bytes);
+}
+
 static PyMethodDef methods[] = {
+    {"room", room, METH_O, room_doc},
     {"cut", (PyCFunction)(void (*)(void))cut, METH_VARARGS | METH_KEYWORDS, cut_doc},
     {"cut_fixed", (PyCFunction)(void (*)(void))cut_fixed, METH_VARARGS | METH_KEYWORDS, cut_fixed_doc},
     {NULL, NULL, 0, NULL},
@@ -158,7 +172,7 @@ static struct PyModuleDef_Slot slots[] = {{0, NULL}};
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "infinitfs._native",
-    .m_doc = "Cut points, zero runs and fingerprints of a stream of bytes, at memory speed.",
+    .m_doc = "Cut points, zero runs and fingerprints of a stream of bytes, at memory speed; room for bytes.",
     .m_methods = methods,
     .m_slots = slots,
 };

@@ -1,14 +1,16 @@
 """Blocks by their location: from memory, a staged pack, the sealed disk cache or the storage.
 
 Above: the volume's read. Below: `memory`, `staging`, `transfer.cache` (which fetches, single-flight), `keys.ring`.
-Invariant: bytes leave here only after their frame authenticated and their id was computed again; a frame of the disk
-cache that does not open is fetched once more from the storage before it counts as damaged.
+Invariant: bytes leave here only after they authenticated as those of their block: whole blocks after their id was
+computed again as well, parts of one after the tags of their segments. A frame of the disk cache that does not open is
+fetched once more from the storage before it counts as damaged.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 import trio
 import zstandard
@@ -18,17 +20,20 @@ from infinitfs.block.memory import OpenBlocks
 from infinitfs.block.pack import object_key
 from infinitfs.block.staging import Staging
 from infinitfs.errors import DamagedFrame, DamagedObject, InfinitfsError
-from infinitfs.keys.frame import FrameType
+from infinitfs.keys.frame import HEADER_SIZE, SEGMENT_SIZE, FrameType, sealed_size, segment_span
 from infinitfs.keys.ring import KeyRing, Purpose
 from infinitfs.storage.base import Buffer
 from infinitfs.transfer.background import together
 from infinitfs.transfer.cache import PackCache
 from infinitfs.transfer.files import Offload
+from infinitfs.transfer.runs import Span
 
 _log = logging.getLogger(__name__)
 
 _READERS = 4  # that share the cache for what they will read next
 _INLINE = 64 * 1024  # up to this many plain bytes a thread costs more than it spares the event loop
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
@@ -89,6 +94,45 @@ class BlockReader:
             missing = [location for location, _ in awaited if location.block not in found]
         return found
 
+    async def read_part(self, location: Location, start: int, length: int) -> bytes | memoryview | None:
+        """`[start, start + length)` of a block without the rest of it, for who reads here and there; None where only
+        the whole block can be read, or tells what is wrong with it.
+
+        Raises ObjectNotFound, StorageUnreachable, LocalDiskFailed, and DamagedObject where the pack is too short.
+        """
+        whole = self._open.get(location.id)
+        if whole is not None:
+            return memoryview(whole)[start : start + length]
+        if location.length != sealed_size(location.size, segmented=True):
+            return None
+        first, last = start // SEGMENT_SIZE, (start + length - 1) // SEGMENT_SIZE
+        numbers = range(first, last + 1)
+        found = {number: data for number in numbers if (data := self._open.get((location.id, number))) is not None}
+        missing = [number for number in numbers if number not in found]
+        if missing:
+            spans = [(location.offset, HEADER_SIZE)]
+            for number in missing:
+                offset, size = segment_span(location.length, number)
+                spans.append((location.offset + offset, size))
+            try:
+                opened = await self._sealed(location, spans, partial(self._open_part, location.id, missing), quick=True)
+            except DamagedFrame:
+                return None
+            for number, data in opened.items():
+                self._open.put((location.id, number), data)
+                found[number] = data
+        parts = []
+        for number in numbers:
+            begin = number * SEGMENT_SIZE
+            parts.append(memoryview(found[number])[max(start - begin, 0) : start + length - begin])
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _open_part(self, id: bytes, numbers: list[int], sealed: Sequence[Buffer]) -> dict[int, memoryview]:
+        header, *segments = sealed
+        return self._ring.open_segments(
+            Purpose.DATA, FrameType.BLOCK, id, header, dict(zip(numbers, segments, strict=True))
+        )
+
     async def _lead(self, pack: str, opening: _Opening) -> None:
         try:
             opening.blocks = await self._open_from(pack, opening.locations)
@@ -126,23 +170,28 @@ class BlockReader:
             raise DamagedObject(key=key, reason=error.fields["reason"]) from error
 
     async def _open_frames(self, pack: str, locations: list[Location]) -> dict[int, Buffer]:
-        """Read and open: in one thread, as both take a while."""
         spans = [(location.offset, location.length) for location in locations]
-        work = partial(self._open_all, locations)
-        if self._staging.holds(pack):
+        quick = sum(location.size for location in locations) <= _INLINE
+        return await self._sealed(locations[0], spans, partial(self._open_all, locations), quick=quick)
+
+    async def _sealed(
+        self, location: Location, spans: list[Span], work: Callable[[Sequence[Buffer]], T], *, quick: bool
+    ) -> T:
+        """Read `spans` of the pack of `location` and `work` on them: in one thread, as both take a while, unless that
+        is `quick`."""
+        if self._staging.holds(location.pack):
             try:
-                return await self._offload(lambda: work([self._staging.read(pack, *span) for span in spans]))
+                return await self._offload(lambda: work([self._staging.read(location.pack, *span) for span in spans]))
             except FileNotFoundError:
                 pass  # acknowledged meanwhile, and moved into the cache
-        quick = sum(location.size for location in locations) <= _INLINE
-        return await self._cache.read(pack, locations[0].pack_size, spans, work, quick=quick)
+        return await self._cache.read(location.pack, location.pack_size, spans, work, quick=quick)
 
-    def _open_all(self, locations: list[Location], frames: list[bytes]) -> dict[int, Buffer]:
+    def _open_all(self, locations: list[Location], frames: Sequence[Buffer]) -> dict[int, Buffer]:
         return {
             location.block: self._open_one(location, frame) for location, frame in zip(locations, frames, strict=True)
         }
 
-    def _open_one(self, location: Location, frame: bytes) -> Buffer:
+    def _open_one(self, location: Location, frame: Buffer) -> Buffer:
         opened = self._ring.open(Purpose.DATA, FrameType.BLOCK, location.id, frame)
         if opened.compressed:
             try:

@@ -17,7 +17,7 @@ import zstandard
 from infinitfs.block.cutting import Cutter, Piece
 from infinitfs.block.index import BlockIndex
 from infinitfs.block.staging import Staging
-from infinitfs.keys.frame import FrameType
+from infinitfs.keys.frame import SEGMENT_SIZE, FrameType
 from infinitfs.keys.ring import KeyRing, Purpose
 from infinitfs.transfer.background import together
 from infinitfs.transfer.files import Offload
@@ -158,7 +158,11 @@ class BlockWriter:
             smaller = compressor.compress(data)
             compressed = len(smaller) < len(data) * _WORTH
             payload = smaller if compressed else data
-            frame = self._ring.seal(Purpose.DATA, FrameType.BLOCK, id, payload, compressed=compressed)
+            # Of what is compressed no part can be read alone.
+            segmented = not compressed and len(data) > SEGMENT_SIZE
+            frame = self._ring.seal(
+                Purpose.DATA, FrameType.BLOCK, id, payload, compressed=compressed, segmented=segmented
+            )
             frames.append((id, len(data), frame))
         return frames
 

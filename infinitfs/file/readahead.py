@@ -34,6 +34,11 @@ class ReadAhead:
         self._in_flight = 0
         self._request = REQUESTS[0]
 
+    @property
+    def jumped(self) -> bool:
+        """Whether the last read did not follow the one before."""
+        return not self._window
+
     def advance(self, offset: int, length: int) -> None:
         """With each read of `[offset, offset + length)`.
 

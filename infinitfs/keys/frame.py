@@ -10,7 +10,7 @@ Layout, all integers little-endian:
     offset  size  field
     0       4     magic, ASCII "INFF"
     4       1     format, 1
-    5       1     suite: 1 = XAES-256-GCM
+    5       1     suite: 1 = XAES-256-GCM, 2 = the same in segments
     6       1     type: a FrameType
     7       1     flags: bit 0 = the payload is one zstd frame; the others are 0
     8       4     key epoch, from 1
@@ -25,31 +25,40 @@ The plaintext inside is
     4       p     payload
     4+p     ...   zeros
 
-and n = padme(4 + p), so that a size says less about the content: Padmé (Nikitin et al., "Reducing Metadata
+In suite 2, for a payload of which parts are read, they are in another order: payload, zeros, length. The plaintext is
+cut into segments of SEGMENT_SIZE bytes, the last one shorter, and each is sealed alone, ciphertext and tag, one after
+the other (`xaes.Series`): so segment i starts at byte 40 + i * (SEGMENT_SIZE + 16) and opens without the others.
+
+n = padme(4 + p), so that a size says less about the content: Padmé (Nikitin et al., "Reducing Metadata
 Leakage from Encrypted Files and Communication with PURBs", PETS 2019) leaks O(log log p) bits and adds at
 most 12%, 3% at 1 MiB. Another n is refused, so a payload has one length on disk.
 
 The additional authenticated data is header (40 bytes) || volume id (16 bytes) || context, where context names
 the place: the block's id, `b"<pack id>/index"` and so on. A frame that was moved, renamed or replayed
-elsewhere does not open. The suite counts only where the volume's signed descriptor allows it. GCM does not
-commit to its key, so what has an id of its own (a block) is checked against that id after opening.
+elsewhere does not open. In suite 2 that is so for each segment: the header says how many there are, and the nonce which
+one it is. The suite counts only where the volume's signed descriptor allows it. GCM does not
+commit to its key, so what has an id of its own (a block) is checked against that id after all of it was opened.
 """
 
 import struct
-from collections.abc import Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from enum import IntEnum
 from io import BytesIO
 
+from infinitfs._native import room
 from infinitfs.errors import DamagedFrame
-from infinitfs.keys.xaes import NONCE_SIZE, TAG_SIZE, Buffer, Xaes
+from infinitfs.keys.xaes import NONCE_SIZE, TAG_SIZE, Buffer, Series, Xaes
 
 HEADER_SIZE = 40
 MAX_PAYLOAD = 64 << 20
 VOLUME_ID_SIZE = 16
 
+SEGMENT_SIZE = 64 << 10
+
 XAES_256_GCM = 1
-SUITES = frozenset({XAES_256_GCM})
+XAES_256_GCM_SEGMENTS = 2
+SUITES = frozenset({XAES_256_GCM, XAES_256_GCM_SEGMENTS})
 """The suites this version can open."""
 
 _MAGIC = b"INFF"
@@ -84,7 +93,11 @@ class Header:
     @property
     def size(self) -> int:
         """Bytes of the whole frame."""
-        return HEADER_SIZE + self.length + TAG_SIZE
+        return HEADER_SIZE + self.length + TAG_SIZE * (_segments(self.length) if self.segmented else 1)
+
+    @property
+    def segmented(self) -> bool:
+        return self.suite == XAES_256_GCM_SEGMENTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +119,20 @@ def padme(length: int) -> int:
 _MAX_LENGTH = padme(_LENGTH.size + MAX_PAYLOAD)
 
 
-def sealed_size(payload: int) -> int:
+def _segments(length: int) -> int:
+    return -(-length // SEGMENT_SIZE)
+
+
+def sealed_size(payload: int, *, segmented: bool = False) -> int:
     """Bytes of the frame that holds a payload of `payload` bytes."""
-    return HEADER_SIZE + padme(_LENGTH.size + payload) + TAG_SIZE
+    length = padme(_LENGTH.size + payload)
+    return HEADER_SIZE + length + TAG_SIZE * (_segments(length) if segmented else 1)
+
+
+def segment_span(size: int, number: int) -> tuple[int, int]:
+    """Offset and length of a sealed segment in a segmented frame of `size` bytes."""
+    offset = HEADER_SIZE + number * (SEGMENT_SIZE + TAG_SIZE)
+    return offset, min(SEGMENT_SIZE + TAG_SIZE, size - offset)
 
 
 def parse_header(data: Buffer) -> Header:
@@ -150,6 +174,7 @@ def seal_frame(
     payload: Buffer,
     *,
     compressed: bool = False,
+    segmented: bool = False,
 ) -> bytes:
     """The frame of `payload` (at most MAX_PAYLOAD bytes) under `cipher`, the key of `epoch`.
 
@@ -160,19 +185,38 @@ def seal_frame(
         raise ValueError(f"a payload has at most {MAX_PAYLOAD} bytes, not {len(payload)}")
     if len(volume_id) != VOLUME_ID_SIZE or len(nonce) != NONCE_SIZE:
         raise ValueError("a volume id has 16 bytes and a nonce 24")
-    used = _LENGTH.size + len(payload)
-    length = padme(used)
+    length = padme(_LENGTH.size + len(payload))
+    suite = XAES_256_GCM_SEGMENTS if segmented else XAES_256_GCM
     flags = _COMPRESSED if compressed else 0
-    header = _HEADER.pack(_MAGIC, _FORMAT, XAES_256_GCM, type, flags, epoch, length, nonce)
-    parts = (_LENGTH.pack(len(payload)), payload, bytes(length - used))
+    header = _HEADER.pack(_MAGIC, _FORMAT, suite, type, flags, epoch, length, nonce)
+    aad = header + volume_id + context
     # Sealed in place: a BytesIO hands out its buffer as bytes without a copy of it.
     frame = BytesIO()
-    frame.seek(HEADER_SIZE + length + TAG_SIZE - 1)
+    frame.seek(sealed_size(len(payload), segmented=segmented) - 1)
     frame.write(b"\x00")
     with frame.getbuffer() as view:
         view[:HEADER_SIZE] = header
-        cipher.seal_into(nonce, parts, header + volume_id + context, view[HEADER_SIZE:])
+        if segmented:
+            series = Series(cipher, nonce)
+            for number, segment in enumerate(_cut(payload, length)):
+                offset, size = segment_span(len(view), number)
+                series.seal_into(number, segment, aad, view[offset : offset + size])
+        else:
+            zeros = bytes(length - _LENGTH.size - len(payload))
+            cipher.seal_into(nonce, (_LENGTH.pack(len(payload)), payload, zeros), aad, view[HEADER_SIZE:])
     return frame.getvalue()
+
+
+def _cut(payload: Buffer, length: int) -> Iterator[Buffer]:
+    """The plaintext of suite 2 in segments; those that are payload alone without a copy."""
+    whole = len(payload) - len(payload) % SEGMENT_SIZE
+    view = memoryview(payload)
+    for start in range(0, whole, SEGMENT_SIZE):
+        yield view[start : start + SEGMENT_SIZE]
+    zeros = bytes(length - _LENGTH.size - len(payload))
+    rest = bytes(view[whole:]) + zeros + _LENGTH.pack(len(payload))
+    for start in range(0, len(rest), SEGMENT_SIZE):
+        yield rest[start : start + SEGMENT_SIZE]
 
 
 def open_frame(
@@ -188,18 +232,59 @@ def open_frame(
 
     `suites` are those that the volume's descriptor allows. Raises DamagedFrame.
     """
+    header = _checked(type, frame, suites)
+    if len(frame) != header.size:
+        raise DamagedFrame(reason=f"it has {len(frame)} bytes and declares {header.size}")
+    view = memoryview(frame)
+    aad = bytes(view[:HEADER_SIZE]) + volume_id + context
+    if header.segmented:
+        plaintext = memoryview(room(header.length))
+        series = Series(cipher, header.nonce)
+        for number in range(_segments(header.length)):
+            offset, size = segment_span(header.size, number)
+            start = number * SEGMENT_SIZE
+            series.open_into(number, view[offset : offset + size], aad, plaintext[start : start + size - TAG_SIZE])
+        start, (payload,) = 0, _LENGTH.unpack_from(plaintext, header.length - _LENGTH.size)
+    else:
+        plaintext = memoryview(cipher.open(header.nonce, view[HEADER_SIZE:], aad))
+        start, (payload,) = _LENGTH.size, _LENGTH.unpack_from(plaintext)
+    if payload > MAX_PAYLOAD or padme(_LENGTH.size + payload) != header.length:
+        raise DamagedFrame(reason="its padding is not the one of its payload")
+    return Opened(plaintext[start : start + payload], header.compressed, header.epoch)
+
+
+def open_segments(
+    cipher: Xaes,
+    type: FrameType,
+    volume_id: bytes,
+    context: bytes,
+    header: Buffer,
+    sealed: Mapping[int, Buffer],
+    *,
+    suites: Set[int] = SUITES,
+) -> dict[int, memoryview]:
+    """Some segments of a frame by number, of which `sealed` has the bytes that `segment_span` names; `header` are the
+    frame's first HEADER_SIZE bytes. What is no payload in the last ones is not cut off.
+
+    Raises DamagedFrame, also where the frame is not segmented.
+    """
+    known = _checked(type, header, suites)
+    if not known.segmented or known.compressed:
+        raise DamagedFrame(reason="it does not open in part")
+    aad = bytes(header) + volume_id + context
+    series = Series(cipher, known.nonce)
+    opened = {}
+    for number, part in sealed.items():
+        _, size = segment_span(known.size, number)
+        opened[number] = memoryview(room(max(size - TAG_SIZE, 0)))
+        series.open_into(number, part, aad, opened[number])
+    return opened
+
+
+def _checked(type: FrameType, frame: Buffer, suites: Set[int]) -> Header:
     header = parse_header(frame)
     if header.suite not in suites or header.suite not in SUITES:
         raise DamagedFrame(reason=f"its suite {header.suite} is not allowed in this volume")
     if header.type is not type:
         raise DamagedFrame(reason=f"it holds a {header.type.name}, not a {type.name}")
-    if len(frame) != header.size:
-        raise DamagedFrame(reason=f"it has {len(frame)} bytes and declares {header.size}")
-    view = memoryview(frame)
-    aad = bytes(view[:HEADER_SIZE]) + volume_id + context
-    plaintext = memoryview(cipher.open(header.nonce, view[HEADER_SIZE:], aad))
-    (payload,) = _LENGTH.unpack_from(plaintext)
-    used = _LENGTH.size + payload
-    if payload > MAX_PAYLOAD or padme(used) != header.length:
-        raise DamagedFrame(reason="its padding is not the one of its payload")
-    return Opened(plaintext[_LENGTH.size : used], header.compressed, header.epoch)
+    return header

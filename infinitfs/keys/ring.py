@@ -31,9 +31,11 @@ from infinitfs.keys import RandomBytes, system_random
 from infinitfs.keys.frame import (
     SUITES,
     VOLUME_ID_SIZE,
+    XAES_256_GCM_SEGMENTS,
     FrameType,
     Opened,
     open_frame,
+    open_segments,
     parse_header,
     seal_frame,
 )
@@ -119,8 +121,10 @@ class KeyRing:
         payload: Buffer,
         *,
         compressed: bool = False,
+        segmented: bool = False,
     ) -> bytes:
-        """One frame of `payload` in the current epoch, for the object that `context` names."""
+        """One frame of `payload` in the current epoch, for the object that `context` names; `segmented` so that parts
+        of it open, where the volume allows that."""
         return seal_frame(
             self._ciphers[self.epoch, purpose],
             type,
@@ -130,16 +134,28 @@ class KeyRing:
             context,
             payload,
             compressed=compressed,
+            segmented=segmented and XAES_256_GCM_SEGMENTS in self._suites,
         )
 
     def open(self, purpose: Purpose, type: FrameType, context: bytes, frame: Buffer) -> Opened:
         """What `seal` sealed in any epoch of this ring for the same purpose, type and context. Raises
         DamagedFrame."""
-        epoch = parse_header(frame).epoch
+        cipher = self._cipher(purpose, frame)
+        return open_frame(cipher, type, self.volume_id, context, frame, suites=self._suites)
+
+    def open_segments(
+        self, purpose: Purpose, type: FrameType, context: bytes, header: Buffer, sealed: Mapping[int, Buffer]
+    ) -> dict[int, memoryview]:
+        """Parts of what `seal` sealed segmented: see `frame.open_segments`. Raises DamagedFrame."""
+        cipher = self._cipher(purpose, header)
+        return open_segments(cipher, type, self.volume_id, context, header, sealed, suites=self._suites)
+
+    def _cipher(self, purpose: Purpose, header: Buffer) -> Xaes:
+        epoch = parse_header(header).epoch
         cipher = self._ciphers.get((epoch, purpose))
         if cipher is None:
             raise DamagedFrame(reason=f"its key epoch {epoch} is not one of this volume's")
-        return open_frame(cipher, type, self.volume_id, context, frame, suites=self._suites)
+        return cipher
 
     def block_id(self, data: Buffer) -> bytes:
         """The id of a block, 32 bytes: BLAKE3 of its plaintext under a key of this volume."""

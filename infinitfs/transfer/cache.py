@@ -23,6 +23,7 @@ from typing import TypeVar
 import trio
 
 from infinitfs.errors import DamagedObject, InfinitfsError, LocalFileFailed, NoSpace
+from infinitfs.storage.base import Buffer
 from infinitfs.transfer.background import background
 from infinitfs.transfer.base import Transfer
 from infinitfs.transfer.files import Offload, Threads, remove
@@ -84,7 +85,7 @@ class PackCache:
     # --- what upper layers ask ---
 
     async def read(
-        self, pack: str, size: int, spans: Sequence[Span], work: Callable[[list[bytes]], T], *, quick: bool
+        self, pack: str, size: int, spans: Sequence[Span], work: Callable[[Sequence[Buffer]], T], *, quick: bool
     ) -> T:
         """What `work` makes of the sealed bytes of `spans` (offset, length) of a pack of `size` bytes, which come
         from the disk or the storage. It runs in the thread that reads them, one hop for both; work that is `quick`
@@ -95,13 +96,16 @@ class PackCache:
         a span.
         """
         self._check(pack, size, spans)
-        self._count(pack, size, spans)
+        here = self._here(pack, size, spans)
+        if quick and here is not None:
+            sealed = read_spans_now([pieces_of(here, span) for span in spans])
+            if sealed is not None:
+                for run in here:
+                    self._order.move_to_end(run)
+                return work(sealed)
         for _ in range(_ATTEMPTS):
             async with self._held(pack, size, spans) as held:
                 wanted = [pieces_of(held, span) for span in spans]
-                sealed = read_spans_now(wanted) if quick else None
-                if sealed is not None:
-                    return work(sealed)
                 try:
                     return await self._offload(partial(_work_on, wanted, work))
                 except RunGone as gone:
@@ -161,13 +165,18 @@ class PackCache:
         if end > size:
             raise DamagedObject(key=self._key_of(pack), reason=f"it has {size} bytes and {end} are needed")
 
-    def _count(self, pack: str, size: int, spans: Sequence[Span]) -> None:
+    def _here(self, pack: str, size: int, spans: Sequence[Span]) -> list[Run] | None:
+        """The runs that cover `spans`, where all of them have arrived. Counts hits and misses."""
+        here: dict[Run, None] = {}
+        missed = 0
         for span in spans:
             found = [self._covering(pack, size, segment) for segment in segments_of([span])]
-            if all(run is not None and run.ready.is_set() for run in found):
-                self.hits += 1
-            else:
-                self.misses += 1
+            arrived = [run for run in found if run is not None and run.ready.is_set() and run.error is None]
+            missed += len(arrived) < len(found)
+            here.update(dict.fromkeys(arrived))
+        self.misses += missed
+        self.hits += len(spans) - missed
+        return None if missed else list(here)
 
     def _covering(self, pack: str, size: int, segment: int) -> Run | None:
         """The run that holds all of a segment, rather one that has arrived."""
@@ -314,7 +323,7 @@ class PackCache:
         run.data = data
 
 
-def _work_on(wanted: Sequence[Sequence[Piece]], work: Callable[[list[bytes]], T]) -> T:
+def _work_on(wanted: Sequence[Sequence[Piece]], work: Callable[[Sequence[Buffer]], T]) -> T:
     return work(read_spans(wanted))
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import trio
 
 from infinitfs.errors import InfinitfsError
+from infinitfs.storage.base import Buffer
 from infinitfs.transfer.files import local_errors, remove
 
 SEGMENT = 1024 * 1024
@@ -22,6 +23,7 @@ Span = tuple[int, int]
 
 _SEGMENTS_A_RUN = 16  # a run is one request, and fits one message
 _NOW = 128 * 1024  # bytes: copying more from the kernel's page cache takes longer than the event loop should wait
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 _INCOMING = "incoming"
 _NAME = re.compile(r"([0-9a-f]{2,})\.(\d+)\.(\d+)")
 
@@ -153,52 +155,68 @@ class RunGone(Exception):
         self.runs = runs
 
 
-def read_spans_now(spans: Sequence[Sequence[Piece]]) -> list[bytes] | None:
+def read_spans_now(spans: Sequence[Sequence[Piece]]) -> list[Buffer] | None:
     """The bytes of spans, each in pieces, where that takes no wait (preadv2(2), RWF_NOWAIT), else None."""
     pieces = [piece for span in spans for piece in span]
     if sum(piece.length for piece in pieces) > _NOW or not all(piece.run.warm for piece in pieces):
         return None
-    found = []
-    for span in spans:
-        parts = [part for piece in span if (part := _read(piece, os.RWF_NOWAIT)) is not None]
-        if len(parts) != len(span):
-            return None
-        found.append(b"".join(parts))
-    return found
+    opened: dict[Run, int] = {}
+    try:
+        return [_joined([_read_now(piece, opened) for piece in span]) for span in spans]
+    except OSError:
+        return None
+    finally:
+        for descriptor in opened.values():
+            os.close(descriptor)
 
 
-def read_spans(spans: Sequence[Sequence[Piece]]) -> list[bytes]:
+def _read_now(piece: Piece, opened: dict[Run, int]) -> Buffer:
+    """Raises OSError, also where the bytes are not in the kernel's memory. Puts the run's file among those `opened`."""
+    run = piece.run
+    if run.data is not None:
+        return memoryview(run.data)[piece.offset : piece.offset + piece.length]
+    if run not in opened:
+        if run.path is None:
+            raise FileNotFoundError
+        opened[run] = os.open(run.path, _FLAGS)
+    buffer = bytearray(piece.length)
+    if os.preadv(opened[run], [buffer], piece.offset, os.RWF_NOWAIT) != piece.length:
+        raise BlockingIOError
+    return buffer
+
+
+def _joined(parts: list[Buffer]) -> Buffer:
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def read_spans(spans: Sequence[Sequence[Piece]]) -> list[Buffer]:
     """The bytes of spans, each in pieces; blocking. Raises RunGone."""
     found, gone = [], []
     for span in spans:
         parts = []
         for piece in span:
-            part = _read(piece, 0)
+            part = _read(piece)
             if part is None:
                 gone.append(piece.run)
             else:
                 piece.run.warm = True
                 parts.append(part)
-        found.append(parts[0] if len(parts) == 1 else b"".join(parts))
+        if not gone:
+            found.append(_joined(parts))
     if gone:
         raise RunGone(gone)
     return found
 
 
-def _read(piece: Piece, flags: int) -> bytes | None:
+def _read(piece: Piece) -> Buffer | None:
     if piece.run.data is not None:
-        return piece.run.data[piece.offset : piece.offset + piece.length]
+        return memoryview(piece.run.data)[piece.offset : piece.offset + piece.length]
     if piece.run.path is None:
         return None
     try:
-        descriptor = os.open(piece.run.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(piece.run.path, _FLAGS)
         try:
-            if flags:
-                buffer = bytearray(piece.length)
-                count = os.preadv(descriptor, [buffer], piece.offset, flags)
-                data = bytes(buffer[:count])
-            else:
-                data = os.pread(descriptor, piece.length, piece.offset)
+            data = os.pread(descriptor, piece.length, piece.offset)
         finally:
             os.close(descriptor)
     except OSError:

@@ -17,6 +17,9 @@ from infinitfs.transfer.background import together
 from infinitfs.volume.blocks import Blocks
 
 _PREFETCHES = 32  # ranges on their way into the cache at a time, for all readers
+_PART = 64 * 1024  # bytes of a block; to read more of it alone spares little
+
+Overlay = list[tuple[int, bytes | memoryview]]
 
 
 class Content:
@@ -51,6 +54,9 @@ class Content:
         while True:
             plan, overlay = self._plan(file, offset, length), file.overlay(offset, length)
             try:
+                part = await self._read_part(file, plan, overlay, offset, length)
+                if part is not None:
+                    return part
                 opened = await self._reader.read(list({where.block: where for _, where in plan}.values()))
                 break
             except (DamagedObject, ObjectNotFound):
@@ -63,6 +69,17 @@ class Content:
         if sum(len(chunk) for _, chunk in file.dirty.overlay(offset, length)) == length:
             return []
         return self._blocks.extents(file.ino, offset, offset + length)
+
+    async def _read_part(
+        self, file: File, plan: list[tuple[Extent, Location]], overlay: Overlay, offset: int, length: int
+    ) -> bytes | memoryview | None:
+        """Little of one block, for who jumps through the file."""
+        if overlay or len(plan) != 1 or length > _PART or not file.read_ahead.jumped:
+            return None
+        extent, where = plan[0]
+        if extent.offset > offset or offset + length > extent.end:
+            return None
+        return await self._reader.read_part(where, extent.skip + offset - extent.offset, length)
 
     def _read_ahead(self, file: File, offset: int, length: int) -> None:
         file.read_ahead.advance(offset, length)
@@ -92,7 +109,7 @@ class Content:
 def _assemble(
     plan: list[tuple[Extent, Location]],
     opened: dict[int, Buffer],
-    overlay: list[tuple[int, bytes | memoryview]],
+    overlay: Overlay,
     offset: int,
     length: int,
 ) -> bytes | memoryview:

@@ -15,7 +15,7 @@ from infinitfs.block.index import Location
 from infinitfs.block.pack import object_key
 from infinitfs.block.reader import BlockReader
 from infinitfs.errors import DamagedObject, InfinitfsError, LocalDiskFailed, ObjectNotFound, StorageUnreachable
-from infinitfs.keys.frame import FrameType
+from infinitfs.keys.frame import HEADER_SIZE, SEGMENT_SIZE, FrameType, sealed_size, segment_span
 from infinitfs.keys.ring import KeyRing, Purpose
 from infinitfs.storage.base import Buffer
 from infinitfs.storage.memory import MemoryStorage
@@ -51,25 +51,27 @@ class World:
         self.reader = BlockReader(self.ring, self.staging, cache, memory, inline)
         opens = self.reader._open_one
 
-        def count(location: Location, frame: bytes) -> Buffer:
+        def count(location: Location, frame: Buffer) -> Buffer:
             self.opened.append(location.id)
             return opens(location, frame)
 
         self.reader._open_one = count  # type: ignore[method-assign]
 
-    async def stage(self, *contents: bytes, compressed: bool = False) -> list[int]:
+    async def stage(self, *contents: bytes, compressed: bool = False, segmented: bool = False) -> list[int]:
         """A frame of each in the open pack; returns the blocks."""
         frames = []
         for data in contents:
             id = self.ring.block_id(data)
             payload = zstandard.ZstdCompressor().compress(data) if compressed else data
-            frame = self.ring.seal(Purpose.DATA, FrameType.BLOCK, id, payload, compressed=compressed)
+            frame = self.ring.seal(
+                Purpose.DATA, FrameType.BLOCK, id, payload, compressed=compressed, segmented=segmented
+            )
             frames.append((id, len(data), frame))
         return list(self.index.add(await self.staging.append(frames)).values())
 
-    async def store(self, *contents: bytes) -> list[int]:
+    async def store(self, *contents: bytes, segmented: bool = False) -> list[int]:
         """As `stage`, and the pack is in the storage alone."""
-        blocks = await self.stage(*contents)
+        blocks = await self.stage(*contents, segmented=segmented)
         pack = await self.publish()
         self.staging.path(pack).unlink()
         return blocks
@@ -94,12 +96,17 @@ class World:
         found = await self.reader.read(self.locate(*blocks))
         return [bytes(found[block]) for block in blocks]
 
-    def damage(self, block: int) -> str:
-        """Flip a bit of the block's frame in the storage; returns the object's key."""
+    async def read_part(self, block: int, start: int, length: int) -> bytes | None:
+        (location,) = self.locate(block)
+        part = await self.reader.read_part(location, start, length)
+        return None if part is None else bytes(part)
+
+    def damage(self, block: int, at: int | None = None) -> str:
+        """Flip a bit of the block's frame, in its middle if not given, in the storage; returns the object's key."""
         (location,) = self.locate(block)
         key = self.key(location.pack)
         data = bytearray(self.memory.objects[key])
-        data[location.offset + location.length // 2] ^= 4
+        data[location.offset + (location.length // 2 if at is None else at)] ^= 4
         self.memory.objects[key] = bytes(data)
         return key
 
@@ -468,3 +475,76 @@ async def test_a_location_from_when_the_pack_was_open_is_refused_without_an_alar
             await made.reader.read(old)
         assert logged(caplog) == []
         assert await made.read(block) == [noise(1000)]
+
+
+# --- parts of a block ---
+
+SIZE = 5 * SEGMENT_SIZE + 77
+
+
+async def test_a_part_of_a_block_is_read_without_the_rest(tmp_path: Path) -> None:
+    plain = noise(SIZE)
+    async with world(tmp_path) as made:
+        (staged,) = await made.stage(plain, segmented=True)
+        await made.publish()
+        (stored,) = await made.store(noise(SIZE, 1), segmented=True)
+        for block, content in ((staged, plain), (stored, noise(SIZE, 1))):
+            for start, length in (
+                (0, 1),
+                (SEGMENT_SIZE - 1, 1),
+                (SEGMENT_SIZE, 4096),
+                (2 * SEGMENT_SIZE - 5, 4096),
+                (SEGMENT_SIZE + 3, 3 * SEGMENT_SIZE),
+                (SIZE - 1, 1),
+                (0, SIZE),
+            ):
+                assert await made.read_part(block, start, length) == content[start : start + length]
+        assert made.opened == [], "no whole frame"
+
+
+async def test_segments_stay_in_memory(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        (block,) = await made.store(noise(SIZE), segmented=True)
+        await made.read_part(block, SEGMENT_SIZE, 100)
+        hits, misses = made.cache.hits, made.cache.misses
+        assert await made.read_part(block, 2 * SEGMENT_SIZE - 10, 10) == noise(SIZE)[2 * SEGMENT_SIZE - 10 :][:10]
+        assert (made.cache.hits, made.cache.misses) == (hits, misses)
+        await made.read(block)
+        assert await made.read_part(block, 4 * SEGMENT_SIZE, 9) == noise(SIZE)[4 * SEGMENT_SIZE :][:9]
+        assert made.cache.hits == hits + 1, "the whole block is in memory"
+
+
+async def test_what_does_not_open_in_part_is_left_to_a_reader_of_the_whole(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        (whole,) = await made.stage(noise(SIZE))
+        (text,) = await made.stage(b"text" * SEGMENT_SIZE, compressed=True)
+        (both,) = await made.stage(noise(SIZE, 1), compressed=True, segmented=True)
+        for block in (whole, text, both):
+            assert await made.read_part(block, 0, 10) is None
+        assert await made.read(whole, text, both) == [noise(SIZE), b"text" * SEGMENT_SIZE, noise(SIZE, 1)]
+
+
+async def test_a_damaged_part_is_never_given_out(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        header, second, tag = await made.store(noise(SIZE), noise(SIZE, 1), noise(SIZE, 2), segmented=True)
+        offset, length = segment_span(sealed_size(SIZE, segmented=True), 2)
+        made.damage(header, 20)
+        made.damage(second, offset + 5)
+        made.damage(tag, offset + length - 1)
+        assert await made.read_part(header, 0, 10) is None
+        for seed, block in ((1, second), (2, tag)):
+            assert await made.read_part(block, 0, 10) == noise(SIZE, seed)[:10], "its segment is as it was"
+            assert await made.read_part(block, 2 * SEGMENT_SIZE, 10) is None
+        for block in (header, second, tag):
+            with pytest.raises(DamagedObject):
+                await made.read(block)
+
+
+async def test_a_part_damaged_in_the_cache_comes_from_the_storage(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        (block,) = await made.store(noise(SIZE), segmented=True)
+        assert await made.read_part(block, 0, 10) == noise(SIZE)[:10]
+        for path in made.cache_folder.rglob("*.0.*"):
+            damage_file(path, HEADER_SIZE + SEGMENT_SIZE + 100)
+        assert await made.read_part(block, SEGMENT_SIZE, 10) is None
+        assert await made.read(block) == [noise(SIZE)]

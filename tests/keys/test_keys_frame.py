@@ -1,24 +1,30 @@
 """The frame format: round trips, tampering, bounds and fixed bytes."""
 
+import hashlib
+import random
 import struct
 
 import pytest
-from hypothesis import given
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infinitfs.errors import DamagedFrame
 from infinitfs.keys.frame import (
     HEADER_SIZE,
     MAX_PAYLOAD,
+    SEGMENT_SIZE,
     FrameType,
     frame_size,
     open_frame,
+    open_segments,
     padme,
     parse_header,
     seal_frame,
     sealed_size,
+    segment_span,
 )
-from infinitfs.keys.xaes import TAG_SIZE, Xaes
+from infinitfs.keys.xaes import TAG_SIZE, Series, Xaes
 
 CIPHER = Xaes(bytes(range(32)))
 NONCE = bytes(range(100, 124))
@@ -78,9 +84,14 @@ def test_the_suite_must_be_known_and_allowed() -> None:
     frame = bytearray(seal(b"payload"))
     with pytest.raises(DamagedFrame, match="suite 1 is not allowed"):
         open_frame(CIPHER, FrameType.BLOCK, VOLUME, b"id", frame, suites={2})
-    frame[5] = 2
+    frame[5] = 3
+    with pytest.raises(DamagedFrame, match="suite 3 is not allowed"):
+        open_frame(CIPHER, FrameType.BLOCK, VOLUME, b"id", frame, suites={1, 2, 3})
+    in_segments = segmented(b"payload")
     with pytest.raises(DamagedFrame, match="suite 2 is not allowed"):
-        open_frame(CIPHER, FrameType.BLOCK, VOLUME, b"id", frame, suites={1, 2})
+        open_frame(CIPHER, FrameType.BLOCK, VOLUME, b"id", in_segments, suites={1})
+    with pytest.raises(DamagedFrame, match="suite 2 is not allowed"):
+        open_segments(CIPHER, FrameType.BLOCK, VOLUME, b"id", in_segments[:HEADER_SIZE], {}, suites={1})
 
 
 @pytest.mark.parametrize(
@@ -145,3 +156,127 @@ def test_padme_holds_its_bounds(length: int) -> None:
     padded = padme(length)
     assert length <= padded <= length * 1.12
     assert padme(padded) == padded
+
+
+# --- frames in segments ---
+
+LENGTHS = st.integers(0, 300_000) | st.builds(
+    lambda segments, more: max(segments * SEGMENT_SIZE + more, 0), st.integers(0, 4), st.integers(-20, 20)
+)
+
+
+def noise(size: int) -> bytes:
+    return random.Random(size).randbytes(size)
+
+
+def segmented(payload: bytes, context: bytes = b"id", compressed: bool = False, nonce: bytes = NONCE) -> bytes:
+    return seal_frame(
+        CIPHER, FrameType.BLOCK, 7, nonce, VOLUME, context, payload, compressed=compressed, segmented=True
+    )
+
+
+def sealed_segment(frame: bytes, number: int) -> bytes:
+    offset, length = segment_span(len(frame), number)
+    return frame[offset : offset + length]
+
+
+def open_one(frame: bytes, number: int, sealed: bytes, context: bytes = b"id") -> bytes:
+    header = frame[:HEADER_SIZE]
+    return bytes(open_segments(CIPHER, FrameType.BLOCK, VOLUME, context, header, {number: sealed})[number])
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(LENGTHS, st.booleans())
+def test_round_trip_in_segments(size: int, compressed: bool) -> None:
+    payload = noise(size)
+    frame = segmented(payload, compressed=compressed)
+    opened = open_frame(CIPHER, FrameType.BLOCK, VOLUME, b"id", frame)
+    assert (bytes(opened.payload), opened.compressed, opened.epoch) == (payload, compressed, 7)
+    assert frame_size(frame[:HEADER_SIZE]) == len(frame) == sealed_size(size, segmented=True)
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(LENGTHS)
+def test_each_segment_opens_alone(size: int) -> None:
+    payload = noise(size)
+    frame = segmented(payload)
+    parts = [open_one(frame, n, sealed_segment(frame, n)) for n in range(-(-padme(size + 4) // SEGMENT_SIZE))]
+    zeros = bytes(padme(size + 4) - size - 4)
+    assert b"".join(parts) == payload + zeros + struct.pack("<I", size)
+    assert {len(part) for part in parts[:-1]} <= {SEGMENT_SIZE}
+
+
+def test_golden_frame_in_segments() -> None:
+    """Of a whole segment and a short one; they change only with the suite's number."""
+    frame = segmented(b"p" * SEGMENT_SIZE)
+    assert frame[:16].hex() == "494e4646010201000700000000080100"
+    assert sealed_segment(frame, 0)[:16].hex() == "b2b5aeeccbf6c35d4443bdbf7e14d070"
+    assert hashlib.sha256(frame).hexdigest() == "c087c9512a0d4a8b153829f68e75fb428fe1eee1a3075064a2a1ba65b4762c95"
+
+
+def test_a_segment_is_a_message_of_gcm() -> None:
+    """By hand, of the specifications that `Series` cites."""
+    frame = segmented(noise(SEGMENT_SIZE + 5))
+    key = CIPHER.message_key(NONCE)
+    for number, plaintext in ((0, noise(SEGMENT_SIZE + 5)[:SEGMENT_SIZE]), (1, None)):
+        nonce = NONCE[12:-1] + bytes([NONCE[-1] ^ number])
+        opened = AESGCM(key).decrypt(nonce, sealed_segment(frame, number), frame[:HEADER_SIZE] + VOLUME + b"id")
+        assert plaintext is None or opened == plaintext
+
+
+def test_every_altered_part_of_segments_is_noticed() -> None:
+    frame = segmented(noise(SEGMENT_SIZE + 5))
+    second, _ = segment_span(len(frame), 1)
+    for position in (*range(HEADER_SIZE), HEADER_SIZE, second - 17, second - 16, *range(second - 1, len(frame), 97)):
+        altered = bytearray(frame)
+        altered[position] ^= 1
+        with pytest.raises(DamagedFrame):
+            open_frame(CIPHER, FrameType.BLOCK, VOLUME, b"id", altered)
+        touched = [0, 1] if position < HEADER_SIZE else [0] if position < second else [1]
+        for number in (0, 1):
+            if number in touched:
+                with pytest.raises(DamagedFrame):
+                    open_one(bytes(altered), number, sealed_segment(bytes(altered), number))
+            else:
+                open_one(bytes(altered), number, sealed_segment(bytes(altered), number))
+    for end in (second - 1, second, len(frame) - 1):
+        with pytest.raises(DamagedFrame):
+            open_frame(CIPHER, FrameType.BLOCK, VOLUME, b"id", frame[:end])
+
+
+def test_a_segment_opens_in_its_place_only() -> None:
+    payload = bytes(3 * SEGMENT_SIZE)
+    frame, other = segmented(payload), segmented(payload, nonce=NONCE[::-1])
+    for number, sealed, context in (
+        (1, sealed_segment(frame, 0), b"id"),
+        (0, sealed_segment(other, 0), b"id"),
+        (0, sealed_segment(frame, 0), b"ie"),
+    ):
+        with pytest.raises(DamagedFrame, match="altered, moved"):
+            open_one(frame, number, sealed, context)
+    for number, sealed in ((0, sealed_segment(frame, 0)[:-1]), (0, b""), (9, b""), (9, bytes(16))):
+        with pytest.raises(DamagedFrame):
+            open_one(frame, number, sealed)
+    first, second = segment_span(len(frame), 0), segment_span(len(frame), 1)
+    swapped = bytearray(frame)
+    swapped[slice(first[0], sum(first))] = sealed_segment(frame, 1)
+    swapped[slice(second[0], sum(second))] = sealed_segment(frame, 0)
+    with pytest.raises(DamagedFrame, match="altered, moved"):
+        open_frame(CIPHER, FrameType.BLOCK, VOLUME, b"id", swapped)
+
+
+def test_what_is_not_in_segments_does_not_open_in_part() -> None:
+    for frame in (seal(bytes(100_000)), segmented(bytes(100_000), compressed=True)):
+        with pytest.raises(DamagedFrame, match="in part"):
+            open_one(frame, 0, sealed_segment(frame, 0))
+    with pytest.raises(DamagedFrame, match="holds a BLOCK"):
+        open_segments(CIPHER, FrameType.RECORD, VOLUME, b"id", segmented(b"x")[:HEADER_SIZE], {})
+
+
+def test_padding_of_segments_is_the_one_of_the_payload() -> None:
+    for plaintext in (bytes(40) + struct.pack("<I", 1), struct.pack("<I", 100), b"\xff" * 8):
+        header = segmented(b"")[:12] + struct.pack("<I", len(plaintext)) + NONCE
+        sealed = memoryview(bytearray(len(plaintext) + TAG_SIZE))
+        Series(CIPHER, NONCE).seal_into(0, plaintext, header + VOLUME + b"id", sealed)
+        with pytest.raises(DamagedFrame, match="padding"):
+            open_frame(CIPHER, FrameType.BLOCK, VOLUME, b"id", header + sealed)

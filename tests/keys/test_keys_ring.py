@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infinitfs.errors import DamagedFrame, WrongKey
-from infinitfs.keys.frame import FrameType, open_frame
+from infinitfs.keys.frame import HEADER_SIZE, SEGMENT_SIZE, FrameType, open_frame, segment_span
 from infinitfs.keys.identity import Identity
 from infinitfs.keys.ring import GEAR_SIZE, KeyRing, Purpose
 from infinitfs.keys.xaes import Xaes
@@ -102,6 +102,22 @@ def test_a_suite_that_the_volume_does_not_allow_is_refused() -> None:
     frame = fixed_ring().seal(Purpose.DATA, FrameType.BLOCK, b"id", b"payload")
     with pytest.raises(DamagedFrame, match="suite 1 is not allowed"):
         ring.open(Purpose.DATA, FrameType.BLOCK, b"id", frame)
+
+
+def test_segments_only_where_the_volume_allows_them() -> None:
+    ring = fixed_ring()
+    frame = ring.seal(Purpose.DATA, FrameType.BLOCK, b"id", bytes(100_000), segmented=True)
+    assert frame[5] == 2 and bytes(ring.open(Purpose.DATA, FrameType.BLOCK, b"id", frame).payload) == bytes(100_000)
+    span = segment_span(len(frame), 1)
+    header, sealed = frame[:HEADER_SIZE], frame[span[0] : sum(span)]
+    opened = ring.next_epoch().open_segments(Purpose.DATA, FrameType.BLOCK, b"id", header, {1: sealed})
+    assert bytes(opened[1])[: 100_000 - SEGMENT_SIZE] == bytes(100_000 - SEGMENT_SIZE)
+    with pytest.raises(DamagedFrame):
+        ring.open_segments(Purpose.METADATA, FrameType.BLOCK, b"id", header, {1: sealed})
+    older = KeyRing(VOLUME, SECRET, {1: MASTER}, suites={1})
+    assert older.seal(Purpose.DATA, FrameType.BLOCK, b"id", bytes(100_000), segmented=True)[5] == 1
+    with pytest.raises(DamagedFrame, match="suite 2 is not allowed"):
+        older.open(Purpose.DATA, FrameType.BLOCK, b"id", frame)
 
 
 def test_nonces_are_fresh() -> None:

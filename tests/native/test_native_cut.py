@@ -408,3 +408,16 @@ def test_another_thread_runs_during_a_call(call: Callable[[bytes], object]) -> N
         thread.join()
     assert not ran_before
     assert ran_meanwhile
+
+
+def test_room_is_as_large_as_it_was_asked_for() -> None:
+    for size in (0, 1, 5_000_000):
+        room = _native.room(size)
+        assert type(room) is bytearray and len(room) == size
+        room[:] = bytes(size)
+        assert room == bytes(size)
+    for wrong in (-1, 1 << 70):
+        with pytest.raises((ValueError, OverflowError)):
+            _native.room(wrong)
+    with pytest.raises(TypeError):
+        _native.room("1")  # type: ignore[arg-type]

@@ -100,7 +100,7 @@ def stored(folder: Path) -> int:
 
 
 async def sealed(cache: PackCache, size: int, spans: Sequence[tuple[int, int]], pack: str = PACK) -> list[bytes]:
-    return await cache.read(pack, size, spans, lambda found: found, quick=True)
+    return await cache.read(pack, size, spans, lambda found: [bytes(each) for each in found], quick=True)
 
 
 async def test_spans_come_from_the_storage_once_and_then_from_the_disk(

@@ -1,11 +1,14 @@
-"""What a reader has brought to it before it asks."""
+"""What readers get who go forward, and those who jump."""
 
 import random
 from pathlib import Path
 
+import pytest
 import trio
 from trio.testing import MockClock
 
+from infinitfs.block.index import Location
+from infinitfs.block.reader import BlockReader
 from infinitfs.file.readahead import IN_FLIGHT
 from infinitfs.storage.memory import MemoryStorage
 from infinitfs.volume.descriptor import Parameters
@@ -55,3 +58,43 @@ async def test_what_comes_next_is_asked_for_when_something_arrives(tmp_path: Pat
             assert await volume.read(ino, offset, MI) == plain[offset : offset + MI]
         assert trio.current_time() == began, "all of it is here"
         volume.close(ino)
+
+
+@pytest.mark.parametrize("compressible", [False, True])
+async def test_who_jumps_reads_what_is_there(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, compressible: bool
+) -> None:
+    """Over blocks of a megabyte, stored, rewritten in part, waiting in memory, and holes."""
+    storage, source, parts = MemoryStorage(), random.Random(5), 0
+    read_part = BlockReader.read_part
+
+    async def counted(reader: BlockReader, location: Location, start: int, length: int) -> bytes | memoryview | None:
+        nonlocal parts
+        part = await read_part(reader, location, start, length)
+        parts += part is not None
+        return part
+
+    monkeypatch.setattr(BlockReader, "read_part", counted)
+
+    def noise(size: int) -> bytes:
+        return b"".join(b"line %d\n" % i for i in range(size // 8))[:size] if compressible else source.randbytes(size)
+
+    plain = bytearray(noise(9 * MI))
+    async with opened_volume(storage, tmp_path / "one", make_volume(Parameters())) as session:
+        volume = session.volume
+        ino = await put(volume, b"large", bytes(plain))
+        volume.open(ino)
+        for step in range(600):
+            if step in (100, 300):
+                await drained(session)
+            if step % 4 == 0:
+                at, data = source.randrange(len(plain)), noise(source.randrange(1, 9000))
+                plain[at : at + len(data)] = data
+                await volume.write(ino, at, data)
+            if step == 200:
+                plain += bytes(3 * MI)
+                await volume.set_attributes(ino, size=len(plain))
+            at, length = source.randrange(len(plain)), source.choice([1, 4096, 4096, 16384, 70_000])
+            assert bytes(await volume.read(ino, at, length)) == plain[at : at + length]
+        volume.close(ino)
+    assert parts > 200, "of a block that is open whole, or of one in segments"
