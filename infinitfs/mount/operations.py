@@ -38,6 +38,7 @@ _BLOCK = 4096
 _TIMES = range(-(2**63), 2**63)  # nanoseconds that can be kept: the years 1677 to 2262
 _XATTRS = (b"user.", b"trusted.", b"security.")
 _CAPABILITY = b"security.capability"  # what the program in a file may do: goes when the file changes
+_FORGOTTEN = 1000  # inodes, without letting another task run: the kernel names up to 65,000 at a time
 _DOT, _DOT_DOT = 1, 2  # their places in a listing
 _UNLIMITED = 2**50  # what `df` shows of a storage without a capacity
 
@@ -125,11 +126,13 @@ class Operations(pyfuse3.Operations):
         return absent
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
-        for ino, count in inode_list:
+        for done, (ino, count) in enumerate(inode_list):
             try:
                 self._volume.release_use(ino, count)
             except InfinitfsError as error:
                 _log.error("%s", error)
+            if done % _FORGOTTEN == _FORGOTTEN - 1:
+                await trio.lowlevel.checkpoint()
 
     @_answers
     async def readlink(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileNameT:

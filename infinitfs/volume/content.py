@@ -94,7 +94,7 @@ class Content:
         return ahead
 
     async def _prefetch(self, file: File, first: tuple[int, int]) -> None:
-        """Bring a range, then what may follow now that it has arrived."""
+        """Bring a range, then what may follow now that it has arrived, unless nobody reads any more."""
         ahead: tuple[int, int] | None = first
         while ahead is not None:
             began = trio.current_time()
@@ -103,7 +103,7 @@ class Content:
             finally:
                 file.read_ahead.arrived(*ahead, trio.current_time() - began)
                 self._prefetching -= 1
-            ahead = self._take(file)
+            ahead = self._take(file) if file.opens else None
 
 
 def _assemble(

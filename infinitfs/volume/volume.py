@@ -98,6 +98,7 @@ class Volume:
         self._remote_fsync = remote_fsync
         self._files: dict[int, File] = {}
         self._users: Counter[int] = Counter()
+        self._unlinked: set[int] = set()  # and in use; the kernel forgets a million others at once
         write_back.at_clean = self._drop_idle
 
     # --- running ---
@@ -198,7 +199,8 @@ class Volume:
         self._users[ino] -= count
         if self._users[ino] <= 0:
             del self._users[ino]
-            if self._writable and self._namespace.inode(ino).nlink == 0:
+            if ino in self._unlinked:
+                self._unlinked.remove(ino)
                 self._remove(ino)
 
     def _drop_idle(self, file: File) -> None:
@@ -216,7 +218,11 @@ class Volume:
         self._namespace.remove(ino)
 
     def _after_unlink(self, inode: Inode | None) -> None:
-        if inode is not None and inode.nlink == 0 and self._users[inode.ino] <= 0:
+        if inode is None or inode.nlink:
+            return
+        if self._users[inode.ino] > 0:
+            self._unlinked.add(inode.ino)
+        else:
             self._remove(inode.ino)
 
     # --- names ---

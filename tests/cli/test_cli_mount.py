@@ -65,6 +65,15 @@ def test_every_option_reaches_the_request(run: Run, mounts: Mounts, drive: Path,
     assert mounts.call("mount")["request"] == MountRequest(volume="drive", directory=str(drive), **expected)
 
 
+@pytest.mark.parametrize("option", ["--uid", "--gid"])
+def test_an_owner_is_a_number_that_somebody_can_have(run: Run, mounts: Mounts, drive: Path, option: str) -> None:
+    for wrong in ("-1", str(2**32 - 1), "alice"):
+        result = run("mount", "drive", str(drive), f"{option}={wrong}")
+        assert result.exit_code == 2 and option in result.stderr
+    assert run("mount", "drive", str(drive), f"{option}={2**32 - 2}").exit_code == 0
+    assert getattr(mounts.call("mount")["request"], option[2:]) == 2**32 - 2
+
+
 def test_mount_makes_paths_absolute(run: Run, mounts: Mounts, drive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(drive.parent)
     assert run("mount", "drive", "here").exit_code == 0

@@ -9,7 +9,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from infinitfs import __version__
-from infinitfs.errors import LocalFileFailed
+from infinitfs.config.paths import Paths
+from infinitfs.errors import LocalFileFailed, UsageError
+from infinitfs.mount import control
 from infinitfs.mount.profile import profiled
 from tests.support.mounted import VOLUME, Home, needs_fuse, wait_until
 
@@ -54,6 +56,15 @@ def test_what_a_mount_tells_of_itself(home: Home, drive: Path, tmp_path: Path) -
     assert profile.stat().st_mode & 0o777 == 0o600
     functions = {function.split("(")[0] for function in pstats.Stats(str(profile)).get_stats_profile().func_profiles}
     assert "create" in functions
+
+
+def test_a_command_of_another_version_is_refused_and_the_mount_goes_on(home: Home, drive: Path) -> None:
+    mounted = home.mount(drive)
+    paths = Paths.from_environment({"INFINITFS_HOME": str(home.root)})
+    (volume_id,) = control.mounted(paths)
+    with pytest.raises(UsageError, match="mount the volume again"):
+        list(control.ask(paths, volume_id, "defragment"))
+    assert mounted.status()["volume"] == VOLUME
 
 
 def test_a_profile_that_cannot_be_written_is_a_sentence_before_anything_runs(tmp_path: Path) -> None:

@@ -60,6 +60,22 @@ async def test_what_comes_next_is_asked_for_when_something_arrives(tmp_path: Pat
         volume.close(ino)
 
 
+async def test_for_who_goes_away_nothing_more_is_asked(tmp_path: Path, autojump_clock: MockClock) -> None:
+    storage, opened = FarStorage(), make_volume(Parameters())
+    plain = random.Random(3).randbytes(64 * MI)
+    async with opened_volume(storage, tmp_path / "one", opened) as session:
+        ino = await put(session.volume, b"large", plain)
+        await drained(session)
+    async with opened_volume(storage, tmp_path / "two", opened) as session:
+        volume = session.volume
+        volume.open(ino)
+        for offset in range(0, 12 * MI, MI):
+            await volume.read(ino, offset, MI)
+        volume.close(ino)
+        await trio.sleep(100 * ROUND_TRIP)
+        assert storage.brought < 12 * MI + 2 * IN_FLIGHT, "and not all of the window, which is four times what was read"
+
+
 @pytest.mark.parametrize("compressible", [False, True])
 async def test_who_jumps_reads_what_is_there(
     tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, compressible: bool

@@ -1,0 +1,61 @@
+"""What is done to a volume that is not mounted."""
+
+from pathlib import Path
+
+import pytest
+
+from infinitfs.config.model import VolumeRecord
+from infinitfs.config.paths import Paths, make_private
+from infinitfs.mount.admin import set_aside
+from infinitfs.mount.folders import Folders
+
+ID = "6472697665".ljust(32, "0")
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    return Paths.from_environment({"INFINITFS_HOME": str(tmp_path)})
+
+
+@pytest.fixture
+def record() -> VolumeRecord:
+    return VolumeRecord(
+        name="drive", volume=ID, storage="local", user="alice", descriptor="", created="2026-01-01T00:00:00Z"
+    )
+
+
+@pytest.fixture
+def state(paths: Paths) -> Folders:
+    """What a mount leaves behind that was killed."""
+    folders = Folders(paths, ID, "")
+    make_private(folders.state)
+    make_private(folders.staging)
+    (folders.staging / "pack").write_bytes(b"frames")
+    for name in ("", "-shm", "-wal"):
+        folders.database.with_name(folders.database.name + name).write_bytes(b"rows")
+    return folders
+
+
+def test_what_is_set_aside_is_whole(paths: Paths, record: VolumeRecord, state: Folders) -> None:
+    before = {path.name for path in state.state.iterdir()}
+    kept = set_aside(paths, record)
+    assert kept is not None and kept.parent == state.state
+    moved = {path.name for path in kept.iterdir()}
+    assert {state.database.name, f"{state.database.name}-wal", state.staging.name} <= moved <= before
+    assert (kept / state.staging.name / "pack").read_bytes() == b"frames"
+    assert set_aside(paths, record) is None, "nothing is left to be opened"
+
+
+def test_it_is_cut_short_with_the_database_the_last_to_go(
+    paths: Paths, record: VolumeRecord, state: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database without its packs is refused by the next mount; packs without a database would be removed by it."""
+    rename, moved = Path.rename, list[str]()
+
+    def watched(path: Path, target: Path) -> Path:
+        moved.append(path.name)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", watched)
+    set_aside(paths, record)
+    assert moved[0] == state.staging.name and moved[-1] == state.database.name
