@@ -103,8 +103,9 @@ def panels(title: str, note: str, x_label: str, x_form: Format, frames: Sequence
     labels = list(dict.fromkeys(series.label for frame in frames for series in frame.series))
     width = (_WIDTH - _EDGE * (columns + 1)) / columns
     height = 210
-    top = 96
-    parts = list(_legend(labels))
+    places = _places([44 + _LETTER * len(label) for label in labels])
+    parts = [part for number, label in enumerate(labels) for part in _legend(number, label, *places[number])]
+    top = 18 + max((y for _, y in places), default=78)
     for number, frame in enumerate(frames):
         x = _EDGE + number % columns * (width + _EDGE)
         y = top + number // columns * (height + _EDGE)
@@ -113,12 +114,21 @@ def panels(title: str, note: str, x_label: str, x_form: Format, frames: Sequence
     return _picture(title, note, _WIDTH, top + rows * (height + _EDGE), parts)
 
 
-def _legend(labels: Sequence[str]) -> Iterable[str]:
-    x = float(_EDGE)
-    for number, label in enumerate(labels):
-        yield _line(number, [(x, 78.0), (x + 36, 78.0)]) + _mark(number, x + 18, 78)
-        yield f'<text x="{x + 44:.0f}" y="82">{escape(label)}</text>'
-        x += 44 + _LETTER * len(label) + 24
+def _places(widths: Sequence[float]) -> list[tuple[float, float]]:
+    """Where the entries of a legend begin, in as many rows as they need."""
+    places: list[tuple[float, float]] = []
+    x, y = float(_EDGE), 78.0
+    for width in widths:
+        if places and x + width > _WIDTH - _EDGE:
+            x, y = float(_EDGE), y + _ROW
+        places.append((x, y))
+        x += width + 24
+    return places
+
+
+def _legend(number: int, label: str, x: float, y: float) -> Iterable[str]:
+    yield _line(number, [(x, y), (x + 36, y)]) + _mark(number, x + 18, y)
+    yield f'<text x="{x + 44:.0f}" y="{y + 4:.0f}">{escape(label)}</text>'
 
 
 def _frame(

@@ -67,3 +67,21 @@ def test_every_point_is_within_its_frame(values: list[float]) -> None:
         for point in line.attrib["points"].split():
             x, y = map(float, point.split(","))
             assert 0 <= x <= 860 and 0 <= y <= height
+
+
+@given(st.lists(st.text("abcdefgh ,-", min_size=1, max_size=60), min_size=1, max_size=6, unique=True))
+def test_every_entry_of_the_legend_is_within_the_picture_and_above_the_frames(labels: list[str]) -> None:
+    picture = panels("", "", "x", str, [Panel("frame", [Series(label, [(0, 1)]) for label in labels], str)])
+    root = ElementTree.fromstring(picture)
+    frame = min(
+        float(path.attrib["d"].split()[1].split("H")[0])
+        for path in root.iter(f"{SVG}path")
+        if path.get("class") == "grid"
+    )
+    written = {text.text: text for text in root.iter(f"{SVG}text")}
+    taken: list[tuple[float, float]] = []
+    for label in labels:
+        x, y = float(written[label].attrib["x"]), float(written[label].attrib["y"])
+        assert x + 7 * len(label) <= 860 and y < frame - 10
+        assert all(y != other or x >= end for other, end in taken)
+        taken.append((y, x + 7 * len(label)))

@@ -1,6 +1,8 @@
 """What readers get who go forward, and those who jump."""
 
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from infinitfs.block.reader import BlockReader
 from infinitfs.file.readahead import IN_FLIGHT
 from infinitfs.storage.memory import MemoryStorage
 from infinitfs.volume.descriptor import Parameters
+from infinitfs.volume.volume import Volume
 from tests.support.volumes import drained, make_volume, opened_volume, put
 
 MI = 2**20
@@ -36,17 +39,29 @@ class FarStorage(MemoryStorage):
         return data
 
 
-async def test_what_comes_next_is_asked_for_when_something_arrives(tmp_path: Path, autojump_clock: MockClock) -> None:
+PLAIN = random.Random(3).randbytes(64 * MI)
+
+
+@asynccontextmanager
+async def far_file(folder: Path) -> AsyncIterator[tuple[FarStorage, Volume, int]]:
+    """A file of `PLAIN`, open, of which this machine has nothing."""
     storage, opened = FarStorage(), make_volume(Parameters())
-    plain = random.Random(3).randbytes(64 * MI)
-    async with opened_volume(storage, tmp_path / "one", opened) as session:
-        ino = await put(session.volume, b"large", plain)
+    async with opened_volume(storage, folder / "one", opened) as session:
+        ino = await put(session.volume, b"large", PLAIN)
         await drained(session)
-    async with opened_volume(storage, tmp_path / "two", opened) as session:
-        volume = session.volume
-        volume.open(ino)
-        for offset in range(0, 8 * MI, MI):
-            assert await volume.read(ino, offset, MI) == plain[offset : offset + MI]
+    async with opened_volume(storage, folder / "two", opened) as session:
+        session.volume.open(ino)
+        yield storage, session.volume, ino
+
+
+async def read(volume: Volume, ino: int, start: int, end: int) -> None:
+    for offset in range(start, end, MI):
+        assert await volume.read(ino, offset, MI) == PLAIN[offset : offset + MI]
+
+
+async def test_what_comes_next_is_asked_for_when_something_arrives(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with far_file(tmp_path) as (storage, volume, ino):
+        await read(volume, ino, 0, 8 * MI)
         asked = storage.brought + storage.coming
         await trio.sleep(100 * ROUND_TRIP)
         assert storage.coming == 0
@@ -54,23 +69,14 @@ async def test_what_comes_next_is_asked_for_when_something_arrives(tmp_path: Pat
         assert 38 * MI < storage.brought < 44 * MI, "four times what was read, without a further read"
         assert storage.most < IN_FLIGHT + 4 * MI
         began = trio.current_time()
-        for offset in range(8 * MI, 37 * MI, MI):
-            assert await volume.read(ino, offset, MI) == plain[offset : offset + MI]
+        await read(volume, ino, 8 * MI, 37 * MI)
         assert trio.current_time() == began, "all of it is here"
         volume.close(ino)
 
 
 async def test_for_who_goes_away_nothing_more_is_asked(tmp_path: Path, autojump_clock: MockClock) -> None:
-    storage, opened = FarStorage(), make_volume(Parameters())
-    plain = random.Random(3).randbytes(64 * MI)
-    async with opened_volume(storage, tmp_path / "one", opened) as session:
-        ino = await put(session.volume, b"large", plain)
-        await drained(session)
-    async with opened_volume(storage, tmp_path / "two", opened) as session:
-        volume = session.volume
-        volume.open(ino)
-        for offset in range(0, 12 * MI, MI):
-            await volume.read(ino, offset, MI)
+    async with far_file(tmp_path) as (storage, volume, ino):
+        await read(volume, ino, 0, 12 * MI)
         volume.close(ino)
         await trio.sleep(100 * ROUND_TRIP)
         assert storage.brought < 12 * MI + 2 * IN_FLIGHT, "and not all of the window, which is four times what was read"
