@@ -5,11 +5,13 @@ Above: `volume.Volume`. Below: `blocks` (where the extents of a file lie), `bloc
 Invariant: a read sees one moment of a file: what a flush moves from memory to the extents is in exactly one of them.
 """
 
+from contextlib import suppress
+
 import trio
 
 from infinitfs.block.index import Location
 from infinitfs.block.reader import BlockReader
-from infinitfs.errors import DamagedObject, ObjectNotFound
+from infinitfs.errors import DamagedObject, InfinitfsError, ObjectNotFound
 from infinitfs.file.extents import Extent
 from infinitfs.file.file import File
 from infinitfs.storage.base import Buffer
@@ -94,12 +96,14 @@ class Content:
         return ahead
 
     async def _prefetch(self, file: File, first: tuple[int, int]) -> None:
-        """Bring a range, then what may follow now that it has arrived, unless nobody reads any more."""
+        """Bring a range, then what may follow now that it has arrived, unless nobody reads any more. A failure, of the
+        local database too, is left for the read to meet."""
         ahead: tuple[int, int] | None = first
         while ahead is not None:
             began = trio.current_time()
             try:
-                await self._reader.prefetch([where for _, where in self._blocks.extents(file.ino, *ahead)])
+                with suppress(InfinitfsError):
+                    await self._reader.prefetch([where for _, where in self._blocks.extents(file.ino, *ahead)])
             finally:
                 file.read_ahead.arrived(*ahead, trio.current_time() - began)
                 self._prefetching -= 1

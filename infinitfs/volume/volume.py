@@ -201,7 +201,8 @@ class Volume:
             del self._users[ino]
             if ino in self._unlinked:
                 self._unlinked.remove(ino)
-                self._remove(ino)
+                if self._namespace.inode(ino).nlink == 0:  # not where the database failed and took it back
+                    self._remove(ino)
 
     def _drop_idle(self, file: File) -> None:
         """A file that nobody has open and that is stored as it is needs no place in memory."""

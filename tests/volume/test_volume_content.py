@@ -11,8 +11,11 @@ from trio.testing import MockClock
 
 from infinitfs.block.index import Location
 from infinitfs.block.reader import BlockReader
+from infinitfs.errors import LocalDiskFailed
+from infinitfs.file.extents import Extent
 from infinitfs.file.readahead import IN_FLIGHT
 from infinitfs.storage.memory import MemoryStorage
+from infinitfs.volume.blocks import Blocks
 from infinitfs.volume.descriptor import Parameters
 from infinitfs.volume.volume import Volume
 from tests.support.volumes import drained, make_volume, opened_volume, put
@@ -80,6 +83,28 @@ async def test_for_who_goes_away_nothing_more_is_asked(tmp_path: Path, autojump_
         volume.close(ino)
         await trio.sleep(100 * ROUND_TRIP)
         assert storage.brought < 12 * MI + 2 * IN_FLIGHT, "and not all of the window, which is four times what was read"
+
+
+async def test_what_cannot_be_fetched_ahead_is_left_for_the_read(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task in the background that fails would end the mount."""
+    async with far_file(tmp_path) as (_, volume, ino):
+        await read(volume, ino, 0, MI)
+        extents = Blocks.extents
+
+        def failing(blocks: Blocks, ino: int, start: int, end: int) -> list[tuple[Extent, Location]]:
+            if start >= 6 * MI:
+                raise LocalDiskFailed(path="volume.db", reason="it is gone")
+            return extents(blocks, ino, start, end)
+
+        monkeypatch.setattr(Blocks, "extents", failing)
+        await read(volume, ino, MI, 5 * MI)
+        await trio.sleep(100 * ROUND_TRIP)
+        with pytest.raises(LocalDiskFailed):
+            await read(volume, ino, 6 * MI, 7 * MI)
+        await read(volume, ino, 4 * MI, 5 * MI)
+        volume.close(ino)
 
 
 @pytest.mark.parametrize("compressible", [False, True])
