@@ -90,18 +90,21 @@ class Operations(pyfuse3.Operations):
         self._gid = request.gid
         self._mask = ~(request.umask or 0)
 
-    def _entry(self, inode: Inode) -> EntryAttributes:
-        entry = EntryAttributes()
+    def _entry(self, inode: Inode, reply: EntryAttributes | None = None) -> EntryAttributes:
+        """In `reply` where one is given, which was sent already and serves again."""
+        entry = reply
+        if entry is None:
+            entry = EntryAttributes()
+            entry.generation = 0
+            entry.entry_timeout = entry.attr_timeout = VALID
+            entry.st_blksize = _BLOCK
         entry.st_ino = inode.ino
-        entry.generation = 0
-        entry.entry_timeout = entry.attr_timeout = VALID
         entry.st_mode = inode.mode & (self._mask | ~0o777)
         entry.st_nlink = inode.nlink
         entry.st_uid = inode.uid if self._uid is None else self._uid
         entry.st_gid = inode.gid if self._gid is None else self._gid
         entry.st_rdev = inode.rdev
         entry.st_size = inode.size
-        entry.st_blksize = _BLOCK
         entry.st_blocks = (inode.allocated + 511) // 512
         entry.st_atime_ns = inode.atime
         entry.st_mtime_ns = inode.mtime
@@ -119,7 +122,8 @@ class Operations(pyfuse3.Operations):
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> EntryAttributes:
         inode = self._volume.lookup(parent_inode, name)
         if inode is not None:
-            return self._known(inode)
+            self._volume.use(inode.ino)
+            return self._entry(inode)
         absent = EntryAttributes()
         absent.st_ino = 0
         absent.entry_timeout = VALID
@@ -364,8 +368,10 @@ class Operations(pyfuse3.Operations):
             return
         if start_id < _DOT_DOT and not self._list_dot(fh, b"..", _DOT_DOT, token):
             return
+        entry = None
         for position, name, inode in self._volume.entries(fh, start_id - 1):
-            if not pyfuse3.readdir_reply(token, name, self._entry(inode), position + 1):
+            entry = self._entry(inode, entry)
+            if not pyfuse3.readdir_reply(token, name, entry, position + 1):
                 break
             self._volume.use(inode.ino)
 

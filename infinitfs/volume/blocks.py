@@ -149,7 +149,7 @@ class Blocks:
             self.write_out()
         return [
             (Extent(*row[:4]), _location(row[4:]))
-            for row in self._connection.execute(_COVERING, (ino, ino, offset, offset, end))
+            for row in self._database.rows(_COVERING, (ino, ino, offset, offset, end))
             if row[0] + row[1] > offset
         ]
 

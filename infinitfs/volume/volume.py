@@ -9,7 +9,6 @@ log that restarts, for blocks) wait before or after that.
 """
 
 import logging
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from stat import S_ISREG
@@ -97,7 +96,7 @@ class Volume:
         self._kernel_times = kernel_times
         self._remote_fsync = remote_fsync
         self._files: dict[int, File] = {}
-        self._users: Counter[int] = Counter()
+        self._users: dict[int, int] = {}
         self._unlinked: set[int] = set()  # and in use; the kernel forgets a million others at once
         write_back.at_clean = self._drop_idle
 
@@ -193,12 +192,14 @@ class Volume:
 
     def use(self, ino: int, count: int = 1) -> None:
         """The kernel knows the inode, or somebody has it open: it stays though its last link goes."""
-        self._users[ino] += count
+        self._users[ino] = self._users.get(ino, 0) + count
 
     def release_use(self, ino: int, count: int = 1) -> None:
-        self._users[ino] -= count
-        if self._users[ino] <= 0:
-            del self._users[ino]
+        left = self._users.get(ino, 0) - count
+        if left > 0:
+            self._users[ino] = left
+        else:
+            self._users.pop(ino, None)
             if ino in self._unlinked:
                 self._unlinked.remove(ino)
                 if self._namespace.inode(ino).nlink == 0:  # not where the database failed and took it back
@@ -221,7 +222,7 @@ class Volume:
     def _after_unlink(self, inode: Inode | None) -> None:
         if inode is None or inode.nlink:
             return
-        if self._users[inode.ino] > 0:
+        if inode.ino in self._users:
             self._unlinked.add(inode.ino)
         else:
             self._remove(inode.ino)
@@ -244,11 +245,13 @@ class Volume:
 
     def lookup(self, parent: int, name: bytes) -> Inode | None:
         inode = self._namespace.lookup(parent, name)
-        return None if inode is None else self._current(inode)
+        return inode if inode is None or inode.ino not in self._files else self._current(inode)
 
     def entries(self, parent: int, after: int) -> Iterator[tuple[int, bytes, Inode]]:
-        for position, name, inode in self._namespace.entries(parent, after):
-            yield position, name, self._current(inode)
+        entries = self._namespace.entries(parent, after)
+        if not self._files:
+            return entries
+        return ((position, name, self._current(inode)) for position, name, inode in entries)
 
     async def create(
         self,

@@ -370,6 +370,41 @@ async def test_a_reader_keeps_the_log_and_relieve_is_not_tried_at_every_commit(d
 # --- secrecy ---
 
 
+def test_reads_share_a_transaction_that_ends_with_the_next_change(database: Database) -> None:
+    set_number(database, "a", 1)
+    database.commit()
+    assert get_number(database, "a") == 1
+    assert database.connection.txn_state("main") == apsw.SQLITE_TXN_READ, "the next read locks nothing"
+    database.rows("SELECT * FROM numbers")
+    set_number(database, "a", 2)
+    assert get_number(database, "a") == 2
+    database.commit()
+    assert database.connection.txn_state("main") == apsw.SQLITE_TXN_NONE
+    assert get_number(database, "a") == 2
+
+
+def test_a_change_outside_of_a_transaction_is_found_out(database: Database) -> None:
+    get_number(database, "a")
+    database.connection.execute("INSERT INTO numbers VALUES ('a', 1)")
+    with pytest.raises(AssertionError, match="outside"):
+        database.begin()
+
+
+async def test_reads_between_changes_do_not_keep_the_log_from_starting_over(database: Database) -> None:
+    for round in range(200):
+        get_number(database, "round")
+        set_number(database, "round", round)
+        database.commit()
+        get_number(database, "round")
+    pages = vars(database)["_log_pages"]
+    await database.relieve()
+    get_number(database, "round")
+    set_number(database, "round", -1)
+    database.commit()
+    assert vars(database)["_log_pages"] < pages / 2
+    assert get_number(database, "round") == -1
+
+
 async def test_neither_the_database_nor_its_log_can_be_read_from_the_disk(tmp_path: Path) -> None:
     """With the plain `apsw`, which installs under the same name as `apsw-sqlite3mc`, this fails."""
     database = create(tmp_path / "volume.db")
