@@ -31,7 +31,7 @@ from infinitfs.storage.probe import check_filesystem
 from infinitfs.storage.retry import RetryStorage
 from infinitfs.storage.trace import TraceStorage
 from infinitfs.transfer.background import together
-from infinitfs.transfer.runs import SEGMENT
+from infinitfs.transfer.runs import SECTOR
 from infinitfs.volume.clock import Clock
 from infinitfs.volume.descriptor import Parameters
 
@@ -204,10 +204,10 @@ class _Bench:
         upload = await self._curve(self._send)
         packs = list(self._stored)
         source = random.Random(0)
-        places = range(0, PACK, SEGMENT)
+        places = range(0, PACK, SECTOR)
 
         async def receive() -> int:
-            return len(await self._storage.get(source.choice(packs), source.choice(places), SEGMENT))
+            return len(await self._storage.get(source.choice(packs), source.choice(places), SECTOR))
 
         async def glance() -> int:
             await self._storage.get(source.choice(packs), source.choice(places), _SIZES["4 KiB"])

@@ -7,21 +7,31 @@ fetched once more from the storage before it counts as damaged.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from itertools import groupby
+from typing import NamedTuple, TypeVar
 
 import trio
 import zstandard
 
+from infinitfs._native import room
 from infinitfs.block.index import Location
 from infinitfs.block.memory import OpenBlocks
 from infinitfs.block.pack import object_key
 from infinitfs.block.staging import Staging
 from infinitfs.errors import DamagedFrame, DamagedObject, InfinitfsError
-from infinitfs.keys.frame import HEADER_SIZE, SEGMENT_SIZE, FrameType, sealed_size, segment_span
+from infinitfs.keys.frame import (
+    HEADER_SIZE,
+    SEGMENT_SIZE,
+    FrameType,
+    Segments,
+    sealed_size,
+    segment_span,
+)
 from infinitfs.keys.ring import KeyRing, Purpose
+from infinitfs.keys.xaes import TAG_SIZE
 from infinitfs.storage.base import Buffer
 from infinitfs.transfer.background import together
 from infinitfs.transfer.cache import PackCache
@@ -31,6 +41,8 @@ from infinitfs.transfer.runs import Span
 _log = logging.getLogger(__name__)
 
 _READERS = 4  # that share the cache for what they will read next
+_BREATH = 256 * 1024  # bytes that are opened at a time on the event loop, in some 50 us
+_FRAMES = 4096  # of which the key is kept, 1 KiB each
 _INLINE = 64 * 1024  # up to this many plain bytes a thread costs more than it spares the event loop
 
 T = TypeVar("T")
@@ -47,6 +59,40 @@ class _Opening:
     done: trio.Event = field(default_factory=trio.Event)
 
 
+class Part(NamedTuple):
+    """The bytes `[start, start + length)` of a block that opens in part."""
+
+    location: Location
+    start: int
+    length: int
+
+
+def _spans(part: Part) -> list[Span]:
+    """Where in its pack the header of a part's frame is, and where the segments are that it lies in."""
+    location = part.location
+    first, _ = segment_span(location.length, part.start // SEGMENT_SIZE)
+    last, size = segment_span(location.length, (part.start + part.length - 1) // SEGMENT_SIZE)
+    return [(location.offset, HEADER_SIZE), (location.offset + first, last + size - first)]
+
+
+def _segments(part: Part) -> Iterator[tuple[int, int, int]]:
+    """The segments that a part lies in: number, and from where to where in them."""
+    end = part.start + part.length
+    for number in range(part.start // SEGMENT_SIZE, (end - 1) // SEGMENT_SIZE + 1):
+        begin = number * SEGMENT_SIZE
+        yield number, max(part.start - begin, 0), min(end - begin, SEGMENT_SIZE)
+
+
+def _open_into(frame: Segments, number: int, sealed: Buffer, lower: int, out: memoryview) -> None:
+    """What a segment has from `lower` on, as much as `out` takes. Raises DamagedFrame."""
+    if len(out) + TAG_SIZE == len(sealed):
+        frame.open_into(number, sealed, out)
+    else:
+        opened = room(max(len(sealed) - TAG_SIZE, 0))
+        frame.open_into(number, sealed, opened)
+        out[:] = memoryview(opened)[lower : lower + len(out)]
+
+
 class BlockReader:
     """`memory` bytes of open blocks are kept."""
 
@@ -57,6 +103,7 @@ class BlockReader:
         self._open = OpenBlocks(memory)
         self._offload = offload
         self._pending: dict[Location, _Opening] = {}
+        self._frames: dict[tuple[str, int], Segments] = {}  # of which parts were read, by pack and offset
 
     async def read(self, locations: Sequence[Location]) -> dict[int, Buffer]:
         """The plain bytes of each block, by block number.
@@ -94,44 +141,128 @@ class BlockReader:
             missing = [location for location, _ in awaited if location.block not in found]
         return found
 
-    async def read_part(self, location: Location, start: int, length: int) -> bytes | memoryview | None:
-        """`[start, start + length)` of a block without the rest of it, for who reads here and there; None where only
-        the whole block can be read, or tells what is wrong with it.
+    # --- parts of blocks ---
 
-        Raises ObjectNotFound, StorageUnreachable, LocalDiskFailed, and DamagedObject where the pack is too short.
-        """
+    def opens_in_part(self, location: Location) -> bool:
+        return location.length == sealed_size(location.size, segmented=True)
+
+    def read_now(self, location: Location, start: int, length: int) -> Buffer | None:
+        """`[start, start + length)` of a block where that takes no wait, else None: what is open, and segments that the
+        kernel has in memory of a block of which a part was read before."""
         whole = self._open.get(location.id)
         if whole is not None:
             return memoryview(whole)[start : start + length]
-        if location.length != sealed_size(location.size, segmented=True):
+        frame = self._frames.get((location.pack, location.offset))
+        if frame is None:
             return None
-        first, last = start // SEGMENT_SIZE, (start + length - 1) // SEGMENT_SIZE
-        numbers = range(first, last + 1)
-        found = {number: data for number in numbers if (data := self._open.get((location.id, number))) is not None}
-        missing = [number for number in numbers if number not in found]
-        if missing:
-            spans = [(location.offset, HEADER_SIZE)]
-            for number in missing:
+        parts: list[Buffer] = []
+        for number in range(start // SEGMENT_SIZE, (start + length - 1) // SEGMENT_SIZE + 1):
+            data = self._open.get((location.id, number))
+            if data is None:
                 offset, size = segment_span(location.length, number)
-                spans.append((location.offset + offset, size))
-            try:
-                opened = await self._sealed(location, spans, partial(self._open_part, location.id, missing), quick=True)
-            except DamagedFrame:
-                return None
-            for number, data in opened.items():
+                sealed = self._cache.read_now(location.pack, location.offset + offset, size)
+                if sealed is None:
+                    return None
+                data = room(size - TAG_SIZE)
+                try:
+                    frame.open_into(number, sealed, data)
+                except DamagedFrame:
+                    return None
                 self._open.put((location.id, number), data)
-                found[number] = data
-        parts = []
-        for number in numbers:
             begin = number * SEGMENT_SIZE
-            parts.append(memoryview(found[number])[max(start - begin, 0) : start + length - begin])
+            parts.append(memoryview(data)[max(start - begin, 0) : start + length - begin])
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _open_part(self, id: bytes, numbers: list[int], sealed: Sequence[Buffer]) -> dict[int, memoryview]:
-        header, *segments = sealed
-        return self._ring.open_segments(
-            Purpose.DATA, FrameType.BLOCK, id, header, dict(zip(numbers, segments, strict=True))
-        )
+    async def read_part(self, location: Location, start: int, length: int) -> Buffer | None:
+        """As `read_now`, from wherever it is; None where only the whole block can be read, or tells what is wrong with
+        it.
+
+        Raises ObjectNotFound, StorageUnreachable, LocalDiskFailed, and DamagedObject where the pack is too short.
+        """
+        data = self.read_now(location, start, length)
+        if data is not None or not self.opens_in_part(location):
+            return data
+        out = memoryview(room(length))
+        part = Part(location, start, length)
+        try:
+            frames = await self._sealed(location, _spans(part), partial(self._open_parts, [part], out), quick=True)
+        except DamagedFrame:
+            return None
+        self._keep_frame(location, frames[0])
+        return out
+
+    async def read_joined(self, parts: Sequence[Part]) -> memoryview | None:
+        """Parts of blocks, one behind the other, each opened where it is to be: for who reads much of them. None and
+        errors as of `read_part`.
+
+        What the kernel has in memory is opened on the event loop, a little at a time: a thread would give up the
+        interpreter's lock at each segment and wait for it after, which takes longer than to open it.
+        """
+        if not all(self.opens_in_part(part.location) for part in parts):
+            return None
+        joined = memoryview(room(sum(part.length for part in parts)))
+        try:
+            if await self._join_now(parts, joined):
+                return joined
+            end = 0
+            for _, group in groupby(parts, key=lambda part: part.location.pack):
+                members = list(group)
+                start, end = end, end + sum(part.length for part in members)
+                spans = [span for part in members for span in _spans(part)]
+                work = partial(self._open_parts, members, joined[start:end])
+                await self._sealed(members[0].location, spans, work, quick=False)
+        except DamagedFrame:
+            return None
+        return joined
+
+    async def _join_now(self, parts: Sequence[Part], out: memoryview) -> bool:
+        """False where some of it is not in the kernel's memory. Raises DamagedFrame."""
+        position = breath = 0
+        for part in parts:
+            frame = self._frame_now(part.location)
+            if frame is None:
+                return False
+            for number, lower, upper in _segments(part):
+                offset, size = segment_span(part.location.length, number)
+                sealed = self._cache.read_now(part.location.pack, part.location.offset + offset, size)
+                if sealed is None:
+                    return False
+                _open_into(frame, number, sealed, lower, out[position : position + upper - lower])
+                position += upper - lower
+                breath += size
+                if breath >= _BREATH:
+                    breath = 0
+                    await trio.lowlevel.checkpoint()
+        return True
+
+    def _frame_now(self, location: Location) -> Segments | None:
+        frame = self._frames.get((location.pack, location.offset))
+        if frame is None:
+            header = self._cache.read_now(location.pack, location.offset, HEADER_SIZE)
+            if header is None:
+                return None
+            frame = self._ring.segments(Purpose.DATA, FrameType.BLOCK, location.id, header)
+            self._keep_frame(location, frame)
+        return frame
+
+    def _keep_frame(self, location: Location, frame: Segments) -> None:
+        if len(self._frames) >= _FRAMES:
+            self._frames.clear()
+        self._frames[location.pack, location.offset] = frame
+
+    def _open_parts(self, parts: Sequence[Part], out: memoryview, sealed: Sequence[Buffer]) -> list[Segments]:
+        """Into `out`, one behind the other; `sealed` are the `_spans` of them all."""
+        frames = []
+        position = 0
+        for part, header, run in zip(parts, sealed[::2], sealed[1::2], strict=True):
+            frame = self._ring.segments(Purpose.DATA, FrameType.BLOCK, part.location.id, header)
+            frames.append(frame)
+            for place, (number, lower, upper) in enumerate(_segments(part)):
+                begin = place * (SEGMENT_SIZE + TAG_SIZE)
+                segment = memoryview(run)[begin : begin + SEGMENT_SIZE + TAG_SIZE]
+                _open_into(frame, number, segment, lower, out[position : position + upper - lower])
+                position += upper - lower
+        return frames
 
     async def _lead(self, pack: str, opening: _Opening) -> None:
         try:
@@ -209,6 +340,7 @@ class BlockReader:
     async def forget(self) -> None:
         """Nothing of what was read is kept any more: the storage is asked again."""
         self._open.clear()
+        self._frames.clear()
         await self._cache.clear()
 
     @property

@@ -41,7 +41,7 @@ commit to its key, so what has an id of its own (a block) is checked against tha
 """
 
 import struct
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from enum import IntEnum
 from io import BytesIO
@@ -253,32 +253,36 @@ def open_frame(
     return Opened(plaintext[start : start + payload], header.compressed, header.epoch)
 
 
-def open_segments(
-    cipher: Xaes,
-    type: FrameType,
-    volume_id: bytes,
-    context: bytes,
-    header: Buffer,
-    sealed: Mapping[int, Buffer],
-    *,
-    suites: Set[int] = SUITES,
-) -> dict[int, memoryview]:
-    """Some segments of a frame by number, of which `sealed` has the bytes that `segment_span` names; `header` are the
-    frame's first HEADER_SIZE bytes. What is no payload in the last ones is not cut off.
+class Segments:
+    """A segmented frame that opens in part: any segment, in any order. `header`: the frame's first HEADER_SIZE bytes;
+    the other arguments as those of `open_frame`.
 
     Raises DamagedFrame, also where the frame is not segmented.
     """
-    known = _checked(type, header, suites)
-    if not known.segmented or known.compressed:
-        raise DamagedFrame(reason="it does not open in part")
-    aad = bytes(header) + volume_id + context
-    series = Series(cipher, known.nonce)
-    opened = {}
-    for number, part in sealed.items():
-        _, size = segment_span(known.size, number)
-        opened[number] = memoryview(room(max(size - TAG_SIZE, 0)))
-        series.open_into(number, part, aad, opened[number])
-    return opened
+
+    __slots__ = ("_aad", "_series")
+
+    def __init__(
+        self,
+        cipher: Xaes,
+        type: FrameType,
+        volume_id: bytes,
+        context: bytes,
+        header: Buffer,
+        *,
+        suites: Set[int] = SUITES,
+    ) -> None:
+        known = _checked(type, header, suites)
+        if not known.segmented or known.compressed:
+            raise DamagedFrame(reason="it does not open in part")
+        self._aad = bytes(header) + volume_id + context
+        self._series = Series(cipher, known.nonce)
+
+    def open_into(self, number: int, sealed: Buffer, out: Buffer) -> None:
+        """The plaintext of a segment, of which `sealed` has the bytes that `segment_span` names, into `out`, which is
+        TAG_SIZE shorter. What is no payload in the last ones is not cut off. Raises DamagedFrame; `out` is then of no
+        use."""
+        self._series.open_into(number, sealed, self._aad, out)
 
 
 def _checked(type: FrameType, frame: Buffer, suites: Set[int]) -> Header:

@@ -34,8 +34,8 @@ from infinitfs.keys.frame import (
     XAES_256_GCM_SEGMENTS,
     FrameType,
     Opened,
+    Segments,
     open_frame,
-    open_segments,
     parse_header,
     seal_frame,
 )
@@ -143,12 +143,10 @@ class KeyRing:
         cipher = self._cipher(purpose, frame)
         return open_frame(cipher, type, self.volume_id, context, frame, suites=self._suites)
 
-    def open_segments(
-        self, purpose: Purpose, type: FrameType, context: bytes, header: Buffer, sealed: Mapping[int, Buffer]
-    ) -> dict[int, memoryview]:
-        """Parts of what `seal` sealed segmented: see `frame.open_segments`. Raises DamagedFrame."""
+    def segments(self, purpose: Purpose, type: FrameType, context: bytes, header: Buffer) -> Segments:
+        """Of a frame that `seal` sealed segmented, by its header. Raises DamagedFrame."""
         cipher = self._cipher(purpose, header)
-        return open_segments(cipher, type, self.volume_id, context, header, sealed, suites=self._suites)
+        return Segments(cipher, type, self.volume_id, context, header, suites=self._suites)
 
     def _cipher(self, purpose: Purpose, header: Buffer) -> Xaes:
         epoch = parse_header(header).epoch

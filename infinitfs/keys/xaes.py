@@ -100,7 +100,7 @@ class Series:
         """Ciphertext and tag, into exactly as much room; no `number` twice."""
         self._aead.encrypt_into(self._nonce(number), plaintext, aad, out)
 
-    def open_into(self, number: int, sealed: Buffer, aad: Buffer, out: memoryview) -> None:
+    def open_into(self, number: int, sealed: Buffer, aad: Buffer, out: Buffer) -> None:
         """The plaintext of `seal_into`. Raises DamagedFrame; `out` is then of no use."""
         if len(sealed) != len(out) + TAG_SIZE:
             raise DamagedFrame(reason="a part of it is missing")

@@ -7,12 +7,13 @@ is synced): `drop` forgets it and the next read asks the storage. A run that is 
 evicted; of the others the least recently used go while there are more bytes than `limit`, which is what was asked
 for or, where the disk is low, what leaves enough of it to others.
 
-A pack is fetched in segments of SEGMENT bytes; segments that lie side by side and are missing arrive as one
+A pack is fetched in sectors of SECTOR bytes; sectors that lie side by side and are missing arrive as one
 run, in one request and one file. An adopted pack is one run.
 """
 
 import contextlib
 import itertools
+import os
 import sys
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -28,7 +29,7 @@ from infinitfs.transfer.background import background
 from infinitfs.transfer.base import Transfer
 from infinitfs.transfer.files import Offload, Threads, remove
 from infinitfs.transfer.runs import (
-    SEGMENT,
+    SECTOR,
     Piece,
     Run,
     RunGone,
@@ -36,16 +37,19 @@ from infinitfs.transfer.runs import (
     adjacent,
     incoming_path,
     move,
+    open_run,
     pieces_of,
+    read_now,
     read_spans,
-    read_spans_now,
     run_path,
     scan,
-    segments_of,
+    sectors_of,
 )
 
 _ATTEMPTS = 3  # at files that vanish or are cut short under us, before the storage is read directly
 _THREADS = 8
+_OPEN = 128  # files of runs that are kept open: to open and close one costs what reading 128 KiB does
+_NOW = 128 * 1024  # bytes: copying more from the kernel's page cache takes longer than the event loop should wait
 _LOOK = 2.0  # seconds between two looks at the disk, which others fill as well
 
 T = TypeVar("T")
@@ -78,6 +82,7 @@ class PackCache:
         self._offload = offload
         self._packs: dict[str, list[Run]] = {}
         self._order: OrderedDict[Run, None] = OrderedDict()  # least recently used first
+        self._descriptors: dict[Run, int] = {}  # the oldest first
         self._serials = itertools.count()
         self._doomed: list[Path] = []
         self._excess = trio.Event()
@@ -91,18 +96,17 @@ class PackCache:
         from the disk or the storage. It runs in the thread that reads them, one hop for both; work that is `quick`
         at once where the bytes are in the kernel's memory.
 
-        Concurrent readers of a segment wait for one request, which goes on when one of them is cancelled.
+        Concurrent readers of a sector wait for one request, which goes on when one of them is cancelled.
         Raises what `work`, `Transfer.download` and `get` raise; DamagedObject where the pack is too short for
         a span.
         """
         self._check(pack, size, spans)
-        here = self._here(pack, size, spans)
-        if quick and here is not None:
-            sealed = read_spans_now([pieces_of(here, span) for span in spans])
-            if sealed is not None:
-                for run in here:
-                    self._order.move_to_end(run)
+        if quick and sum(length for _, length in spans) <= _NOW:
+            sealed = [data for span in spans if (data := self._read_now(pack, *span)) is not None]
+            if len(sealed) == len(spans):
+                self.hits += len(spans)
                 return work(sealed)
+        self._count(pack, size, spans)
         for _ in range(_ATTEMPTS):
             async with self._held(pack, size, spans) as held:
                 wanted = [pieces_of(held, span) for span in spans]
@@ -114,6 +118,51 @@ class PackCache:
         key = self._key_of(pack)
         got = [await self._transfer.get(key, offset, length) for offset, length in spans]
         return await self._offload(partial(work, got))
+
+    def read_now(self, pack: str, offset: int, length: int) -> Buffer | None:
+        """The sealed bytes `[offset, offset + length)` of a pack where they are in the kernel's memory, else None."""
+        data = self._read_now(pack, offset, length)
+        self.hits += data is not None
+        return data
+
+    def _read_now(self, pack: str, offset: int, length: int) -> Buffer | None:
+        for run in self._packs.get(pack, ()):
+            if run.start <= offset and offset + length <= run.end and run.ready.is_set() and run.error is None:
+                break
+        else:
+            return None
+        offset -= run.start
+        if run.data is not None:
+            return memoryview(run.data)[offset : offset + length]
+        descriptor = self._descriptors.get(run)
+        if descriptor is None:
+            descriptor = self._descriptor(run)
+        data = None if descriptor is None else read_now(descriptor, offset, length)
+        if data is not None:
+            self._order.move_to_end(run)
+        return data
+
+    def _descriptor(self, run: Run) -> int | None:
+        """Of a run that was read before, for as long as it is one of the last."""
+        if run.path is None or not run.warm:
+            return None
+        try:
+            descriptor = self._descriptors[run] = open_run(run.path)
+        except OSError:
+            return None
+        if len(self._descriptors) > _OPEN:
+            self._close(next(iter(self._descriptors)))
+        return descriptor
+
+    def _close(self, run: Run) -> None:
+        descriptor = self._descriptors.pop(run, None)
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Nothing is open any more; what is read after this opens it again."""
+        for run in list(self._descriptors):
+            self._close(run)
 
     async def prefetch(self, pack: str, size: int, spans: Sequence[Span]) -> None:
         """Bring `spans` into the cache. A failure is left for the read to meet."""
@@ -165,22 +214,17 @@ class PackCache:
         if end > size:
             raise DamagedObject(key=self._key_of(pack), reason=f"it has {size} bytes and {end} are needed")
 
-    def _here(self, pack: str, size: int, spans: Sequence[Span]) -> list[Run] | None:
-        """The runs that cover `spans`, where all of them have arrived. Counts hits and misses."""
-        here: dict[Run, None] = {}
-        missed = 0
+    def _count(self, pack: str, size: int, spans: Sequence[Span]) -> None:
+        """Hits and misses."""
         for span in spans:
-            found = [self._covering(pack, size, segment) for segment in segments_of([span])]
-            arrived = [run for run in found if run is not None and run.ready.is_set() and run.error is None]
-            missed += len(arrived) < len(found)
-            here.update(dict.fromkeys(arrived))
-        self.misses += missed
-        self.hits += len(spans) - missed
-        return None if missed else list(here)
+            found = [self._covering(pack, size, sector) for sector in sectors_of([span])]
+            missed = any(run is None or not run.ready.is_set() or run.error is not None for run in found)
+            self.misses += missed
+            self.hits += not missed
 
-    def _covering(self, pack: str, size: int, segment: int) -> Run | None:
-        """The run that holds all of a segment, rather one that has arrived."""
-        start, end = segment * SEGMENT, min((segment + 1) * SEGMENT, size)
+    def _covering(self, pack: str, size: int, sector: int) -> Run | None:
+        """The run that holds all of a sector, rather one that has arrived."""
+        start, end = sector * SECTOR, min((sector + 1) * SECTOR, size)
         found = [run for run in self._packs.get(pack, ()) if run.start <= start and end <= run.end]
         return max(found, key=lambda run: run.ready.is_set(), default=None)
 
@@ -190,14 +234,14 @@ class PackCache:
         fetched."""
         held: dict[Run, None] = {}
         missing = []
-        for segment in segments_of(spans):
-            run = self._covering(pack, size, segment)
+        for sector in sectors_of(spans):
+            run = self._covering(pack, size, sector)
             if run is None:
-                missing.append(segment)
+                missing.append(sector)
             else:
                 held[run] = None
         for first, count in adjacent(missing):
-            run = Run(pack, first * SEGMENT, min(count * SEGMENT, size - first * SEGMENT))
+            run = Run(pack, first * SECTOR, min(count * SECTOR, size - first * SECTOR))
             self._add(run)
             self._nursery.start_soon(self._fetch, run)
             held[run] = None
@@ -233,6 +277,7 @@ class PackCache:
             if not self._packs[run.pack]:
                 del self._packs[run.pack]
             self.used -= run.length
+            self._close(run)
             if run.path is not None:
                 self._doomed.append(run.path)
 
@@ -352,4 +397,7 @@ async def open_cache(
         cache = PackCache(folder, limit, transfer, key_of, nursery, offload or Threads(_THREADS), spare)
         await cache.open()
         nursery.start_soon(cache.keep_to_limit)
-        yield cache
+        try:
+            yield cache
+        finally:
+            cache.close()

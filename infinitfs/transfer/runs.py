@@ -1,7 +1,7 @@
-"""Runs: consecutive segments of a pack, and the files that hold them.
+"""Runs: consecutive sectors of a pack, and the files that hold them.
 
 Above: `cache`, which decides what runs there are. Below: the operating system.
-Invariant: a file is whole when it has its name, `<2 hex>/<pack hex>.<first segment>.<serial>`; its length
+Invariant: a file is whole when it has its name, `<2 hex>/<pack hex>.<first sector>.<serial>`; its length
 says where the run ends. A serial is used once, so that unlinking a file late never hits a newer one.
 `incoming/` holds files on their way.
 """
@@ -14,16 +14,15 @@ from pathlib import Path
 
 import trio
 
+from infinitfs._native import room
 from infinitfs.errors import InfinitfsError
 from infinitfs.storage.base import Buffer
 from infinitfs.transfer.files import local_errors, remove
 
-SEGMENT = 1024 * 1024
+SECTOR = 1024 * 1024
 Span = tuple[int, int]
 
-_SEGMENTS_A_RUN = 16  # a run is one request, and fits one message
-_NOW = 128 * 1024  # bytes: copying more from the kernel's page cache takes longer than the event loop should wait
-_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+_SECTORS_A_RUN = 16  # a run is one request, and fits one message
 _INCOMING = "incoming"
 _NAME = re.compile(r"([0-9a-f]{2,})\.(\d+)\.(\d+)")
 
@@ -61,20 +60,20 @@ class Piece:
 # --- arithmetic ---
 
 
-def segments_of(spans: Sequence[Span]) -> list[int]:
-    """The numbers of the segments that `spans` touch, ascending."""
+def sectors_of(spans: Sequence[Span]) -> list[int]:
+    """The numbers of the sectors that `spans` touch, ascending."""
     touched: set[int] = set()
     for offset, length in spans:
         if length:
-            touched.update(range(offset // SEGMENT, (offset + length - 1) // SEGMENT + 1))
+            touched.update(range(offset // SECTOR, (offset + length - 1) // SECTOR + 1))
     return sorted(touched)
 
 
 def adjacent(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Ascending segment numbers as (first, count) of those that one request brings."""
+    """Ascending sector numbers as (first, count) of those that one request brings."""
     first = count = 0
     for number in numbers:
-        if count and number == first + count and count < _SEGMENTS_A_RUN:
+        if count and number == first + count and count < _SECTORS_A_RUN:
             count += 1
             continue
         if count:
@@ -105,7 +104,12 @@ def incoming_path(folder: Path, serial: int) -> Path:
 
 
 def run_path(folder: Path, pack: str, start: int, serial: int) -> Path:
-    return folder / pack[:2] / f"{pack}.{start // SEGMENT}.{serial}"
+    return folder / pack[:2] / f"{pack}.{start // SECTOR}.{serial}"
+
+
+def open_run(path: Path) -> int:
+    """A descriptor of a run's file. Raises OSError."""
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
 
 def move(source: Path, destination: Path) -> int:
@@ -141,7 +145,7 @@ def scan(folder: Path) -> list[tuple[int, Run]]:
                     if name is None or name[1][:2] != parent.name or not entry.is_file(follow_symlinks=False):
                         continue
                     status = entry.stat(follow_symlinks=False)
-                    run = Run(name[1], int(name[2]) * SEGMENT, status.st_size, path=Path(entry.path))
+                    run = Run(name[1], int(name[2]) * SECTOR, status.st_size, path=Path(entry.path))
                     run.ready.set()
                     found.append((max(status.st_atime, status.st_mtime), int(name[3]), run))
     return [(serial, run) for _, serial, run in sorted(found, key=lambda each: each[:2])]
@@ -155,34 +159,13 @@ class RunGone(Exception):
         self.runs = runs
 
 
-def read_spans_now(spans: Sequence[Sequence[Piece]]) -> list[Buffer] | None:
-    """The bytes of spans, each in pieces, where that takes no wait (preadv2(2), RWF_NOWAIT), else None."""
-    pieces = [piece for span in spans for piece in span]
-    if sum(piece.length for piece in pieces) > _NOW or not all(piece.run.warm for piece in pieces):
-        return None
-    opened: dict[Run, int] = {}
+def read_now(descriptor: int, offset: int, length: int) -> Buffer | None:
+    """Bytes of a run's file where that takes no wait (preadv2(2), RWF_NOWAIT), else None."""
+    buffer = room(length)
     try:
-        return [_joined([_read_now(piece, opened) for piece in span]) for span in spans]
+        return buffer if os.preadv(descriptor, [buffer], offset, os.RWF_NOWAIT) == length else None
     except OSError:
         return None
-    finally:
-        for descriptor in opened.values():
-            os.close(descriptor)
-
-
-def _read_now(piece: Piece, opened: dict[Run, int]) -> Buffer:
-    """Raises OSError, also where the bytes are not in the kernel's memory. Puts the run's file among those `opened`."""
-    run = piece.run
-    if run.data is not None:
-        return memoryview(run.data)[piece.offset : piece.offset + piece.length]
-    if run not in opened:
-        if run.path is None:
-            raise FileNotFoundError
-        opened[run] = os.open(run.path, _FLAGS)
-    buffer = bytearray(piece.length)
-    if os.preadv(opened[run], [buffer], piece.offset, os.RWF_NOWAIT) != piece.length:
-        raise BlockingIOError
-    return buffer
 
 
 def _joined(parts: list[Buffer]) -> Buffer:
@@ -192,33 +175,38 @@ def _joined(parts: list[Buffer]) -> Buffer:
 def read_spans(spans: Sequence[Sequence[Piece]]) -> list[Buffer]:
     """The bytes of spans, each in pieces; blocking. Raises RunGone."""
     found, gone = [], []
-    for span in spans:
-        parts = []
-        for piece in span:
-            part = _read(piece)
-            if part is None:
-                gone.append(piece.run)
-            else:
-                piece.run.warm = True
-                parts.append(part)
-        if not gone:
-            found.append(_joined(parts))
+    opened: dict[Run, int] = {}
+    try:
+        for span in spans:
+            parts = []
+            for piece in span:
+                part = _read(piece, opened)
+                if part is None:
+                    gone.append(piece.run)
+                else:
+                    piece.run.warm = True
+                    parts.append(part)
+            if not gone:
+                found.append(_joined(parts))
+    finally:
+        for descriptor in opened.values():
+            os.close(descriptor)
     if gone:
         raise RunGone(gone)
     return found
 
 
-def _read(piece: Piece) -> Buffer | None:
-    if piece.run.data is not None:
-        return memoryview(piece.run.data)[piece.offset : piece.offset + piece.length]
-    if piece.run.path is None:
+def _read(piece: Piece, opened: dict[Run, int]) -> Buffer | None:
+    """Puts the run's file among those `opened`."""
+    run = piece.run
+    if run.data is not None:
+        return memoryview(run.data)[piece.offset : piece.offset + piece.length]
+    if run.path is None:
         return None
     try:
-        descriptor = os.open(piece.run.path, _FLAGS)
-        try:
-            data = os.pread(descriptor, piece.length, piece.offset)
-        finally:
-            os.close(descriptor)
+        if run not in opened:
+            opened[run] = open_run(run.path)
+        data = os.pread(opened[run], piece.length, piece.offset)
     except OSError:
         return None
     return data if len(data) == piece.length else None

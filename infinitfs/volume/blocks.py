@@ -7,6 +7,7 @@ a condemned pack are not in the table, so nothing deduplicates against it. A new
 its transaction, or for a statement that reads its row: until then it is counted without one.
 """
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from infinitfs.file.extents import Edit, Extent, remainders
 from infinitfs.volume.database import Database
 
 END = 2**63 - 1  # behind the last byte any file can have
+_KEPT = 8192  # extents in memory, about 5 MiB
 
 
 @dataclass(slots=True)
@@ -39,6 +41,8 @@ class Blocks:
         self._next = 0
         self._packs: dict[str, int] = {}
         self._live: Counter[int] = Counter()
+        self._known: dict[int, tuple[list[int], list[tuple[Extent, Location]]]] = {}  # by inode: where they start
+        self._kept = 0
         self.stored = 0
         """Bytes of all packs, for `statfs`."""
 
@@ -54,6 +58,7 @@ class Blocks:
         self._numbers.clear()
         self._packs.clear()
         self._live.clear()
+        self._forget_extents()
 
     def write_out(self) -> None:
         """Part of every transaction's end: the tables are as new as memory when this returns."""
@@ -116,6 +121,7 @@ class Blocks:
         """The pack has got its index and is `size` bytes; it waits for its upload before the next record."""
         self._database.begin()
         pack = self._enter_pack(name)
+        self._forget_extents()  # for the locations in it say that the pack is open
         self._connection.execute("UPDATE packs SET size = ? WHERE pack = ?", (size, pack))
         self._connection.execute(
             "INSERT INTO staged VALUES (?, ?, ?, 0)", (bytes.fromhex(name), size, self._database.position)
@@ -153,9 +159,33 @@ class Blocks:
             if row[0] + row[1] > offset
         ]
 
+    def covering(self, ino: int, offset: int, end: int) -> tuple[Extent, Location] | None:
+        """The extent that covers all of `[offset, end)` of a file, with where it lies, None without one. What was found
+        before is in memory."""
+        if ino not in self._known:
+            self._known[ino] = [], []
+        starts, known = self._known[ino]
+        place = bisect_right(starts, offset)
+        if place and end <= known[place - 1][0].end:
+            return known[place - 1]
+        found = self.extents(ino, offset, end)
+        if len(found) != 1 or found[0][0].offset > offset or end > found[0][0].end:
+            return None
+        starts.insert(place, found[0][0].offset)
+        known.insert(place, found[0])
+        self._kept += 1
+        if self._kept > _KEPT:
+            self._forget_extents()
+        return found[0]
+
+    def _forget_extents(self) -> None:
+        self._known.clear()
+        self._kept = 0
+
     def edit(self, ino: int, edits: Iterable[Edit], allocated: int) -> int:
         """Change the extent map of a file, of which `allocated` bytes are stored; returns how many are then."""
         self._database.begin()
+        self._known.pop(ino, None)
         changes: Counter[int] = Counter()
         for edit in edits:
             old = self._overlapping(ino, edit) if allocated else []
@@ -177,6 +207,7 @@ class Blocks:
 
     def remove_extents(self, ino: int) -> None:
         self._database.begin()
+        self._known.pop(ino, None)
         rows = self._connection.execute("SELECT block, count(*) FROM extents WHERE ino = ? GROUP BY block", (ino,))
         self._count(Counter({block: -count for block, count in rows}))
         self._connection.execute("DELETE FROM extents WHERE ino = ?", (ino,))

@@ -10,7 +10,7 @@ from contextlib import suppress
 import trio
 
 from infinitfs.block.index import Location
-from infinitfs.block.reader import BlockReader
+from infinitfs.block.reader import BlockReader, Part
 from infinitfs.errors import DamagedObject, InfinitfsError, ObjectNotFound
 from infinitfs.file.extents import Extent
 from infinitfs.file.file import File
@@ -20,6 +20,8 @@ from infinitfs.volume.blocks import Blocks
 
 _PREFETCHES = 32  # ranges on their way into the cache at a time, for all readers
 _PART = 64 * 1024  # bytes of a block; to read more of it alone spares little
+
+_MUCH = 512 * 1024  # bytes; who reads less at a time, one after the other, has each block opened once for all reads
 
 Overlay = list[tuple[int, bytes | memoryview]]
 
@@ -43,7 +45,7 @@ class Content:
         """Nothing that the storage has is kept here any more."""
         await self._reader.forget()
 
-    async def read(self, file: File, offset: int, length: int) -> bytes | memoryview:
+    async def read(self, file: File, offset: int, length: int) -> Buffer:
         """Up to `length` bytes from `offset` on, fewer at the end of the file.
 
         Raises DamagedObject, ObjectNotFound, StorageUnreachable; a plan that compaction, gc or an upload made stale
@@ -52,13 +54,19 @@ class Content:
         length = min(length, file.size - offset)
         if length <= 0:
             return b""
-        self._read_ahead(file, offset, length)
+        file.read_ahead.advance(offset, length)
+        if not file.read_ahead.jumped:
+            self._read_ahead(file)
+        elif length <= _PART and not file.needs_flush:
+            part = self._read_now(file, offset, length)
+            if part is not None:
+                return part
         while True:
             plan, overlay = self._plan(file, offset, length), file.overlay(offset, length)
             try:
-                part = await self._read_part(file, plan, overlay, offset, length)
-                if part is not None:
-                    return part
+                parts = None if overlay else await self._read_parts(file, plan, offset, length)
+                if parts is not None:
+                    return parts
                 opened = await self._reader.read(list({where.block: where for _, where in plan}.values()))
                 break
             except (DamagedObject, ObjectNotFound):
@@ -66,25 +74,40 @@ class Content:
                     raise
         return _assemble(plan, opened, overlay, offset, length)
 
+    def _read_now(self, file: File, offset: int, length: int) -> Buffer | None:
+        """Little of one block, without a wait: for who jumps through a file all the time."""
+        found = self._blocks.covering(file.ino, offset, offset + length)
+        if found is None:
+            return None
+        extent, where = found
+        return self._reader.read_now(where, extent.skip + offset - extent.offset, length)
+
     def _plan(self, file: File, offset: int, length: int) -> list[tuple[Extent, Location]]:
         """The stored extents of a range, none of them where all of it is in memory."""
         if sum(len(chunk) for _, chunk in file.dirty.overlay(offset, length)) == length:
             return []
         return self._blocks.extents(file.ino, offset, offset + length)
 
-    async def _read_part(
-        self, file: File, plan: list[tuple[Extent, Location]], overlay: Overlay, offset: int, length: int
-    ) -> bytes | memoryview | None:
-        """Little of one block, for who jumps through the file."""
-        if overlay or len(plan) != 1 or length > _PART or not file.read_ahead.jumped:
+    async def _read_parts(
+        self, file: File, plan: list[tuple[Extent, Location]], offset: int, length: int
+    ) -> Buffer | None:
+        """Little of one block, for who jumps through the file, or much of some without a copy. None for others, and
+        where blocks open whole only or have holes between them."""
+        parts = [
+            Part(
+                where,
+                extent.skip + max(offset - extent.offset, 0),
+                min(extent.end, offset + length) - max(extent.offset, offset),
+            )
+            for extent, where in plan
+        ]
+        if sum(part.length for part in parts) < length:
             return None
-        extent, where = plan[0]
-        if extent.offset > offset or offset + length > extent.end:
-            return None
-        return await self._reader.read_part(where, extent.skip + offset - extent.offset, length)
+        if length <= _PART and len(parts) == 1 and file.read_ahead.jumped:
+            return await self._reader.read_part(*parts[0])
+        return await self._reader.read_joined(parts) if length >= _MUCH else None
 
-    def _read_ahead(self, file: File, offset: int, length: int) -> None:
-        file.read_ahead.advance(offset, length)
+    def _read_ahead(self, file: File) -> None:
         while self._nursery is not None and (ahead := self._take(file)) is not None:
             self._nursery.start_soon(self._prefetch, file, ahead)
 
@@ -116,7 +139,7 @@ def _assemble(
     overlay: Overlay,
     offset: int,
     length: int,
-) -> bytes | memoryview:
+) -> Buffer:
     """One buffer of the range; without a copy where one piece is all of it."""
     end = offset + length
     pieces: list[tuple[int, bytes | memoryview]] = []

@@ -27,6 +27,7 @@ from infinitfs.errors import (
 )
 from infinitfs.file.extents import Edit
 from infinitfs.file.file import File
+from infinitfs.storage.base import Buffer
 from infinitfs.transfer.background import together
 from infinitfs.volume.blocks import END, Blocks
 from infinitfs.volume.checkpoint import Checkpointer
@@ -430,9 +431,9 @@ class Volume:
         if self._remote_fsync:
             await self.publisher.publish_all()
 
-    async def read(self, ino: int, offset: int, length: int) -> bytes | memoryview:
+    def read(self, ino: int, offset: int, length: int) -> Awaitable[Buffer]:
         """Up to `length` bytes of an open file from `offset` on, fewer at its end.
 
         Raises DamagedObject, ObjectNotFound, StorageUnreachable.
         """
-        return await self._content.read(self._files[ino], offset, length)
+        return self._content.read(self._files[ino], offset, length)

@@ -13,7 +13,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from infinitfs.block.index import Location
 from infinitfs.block.pack import object_key
-from infinitfs.block.reader import BlockReader
+from infinitfs.block.reader import BlockReader, Part
 from infinitfs.errors import DamagedObject, InfinitfsError, LocalDiskFailed, ObjectNotFound, StorageUnreachable
 from infinitfs.keys.frame import HEADER_SIZE, SEGMENT_SIZE, FrameType, sealed_size, segment_span
 from infinitfs.keys.ring import KeyRing, Purpose
@@ -505,6 +505,7 @@ async def test_a_part_of_a_block_is_read_without_the_rest(tmp_path: Path) -> Non
 async def test_segments_stay_in_memory(tmp_path: Path) -> None:
     async with world(tmp_path) as made:
         (block,) = await made.store(noise(SIZE), segmented=True)
+        await made.read_part(block, 0, 100)
         await made.read_part(block, SEGMENT_SIZE, 100)
         hits, misses = made.cache.hits, made.cache.misses
         assert await made.read_part(block, 2 * SEGMENT_SIZE - 10, 10) == noise(SIZE)[2 * SEGMENT_SIZE - 10 :][:10]
@@ -512,6 +513,35 @@ async def test_segments_stay_in_memory(tmp_path: Path) -> None:
         await made.read(block)
         assert await made.read_part(block, 4 * SEGMENT_SIZE, 9) == noise(SIZE)[4 * SEGMENT_SIZE :][:9]
         assert made.cache.hits == hits + 1, "the whole block is in memory"
+
+
+async def test_parts_of_blocks_are_joined_where_they_are_to_be(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        contents = [noise(SIZE, seed) for seed in range(4)]
+        blocks = [*await made.stage(*contents[:2], segmented=True)]
+        await made.publish()
+        blocks += await made.store(*contents[2:], segmented=True)
+        locations = made.locate(*blocks)
+        assert len({location.pack for location in locations}) == 2
+        for start, length in ((0, SIZE), (SEGMENT_SIZE, SEGMENT_SIZE), (5, SIZE - 7), (2 * SEGMENT_SIZE - 1, 2)):
+            parts = [Part(location, start, length) for location in locations]
+            joined = await made.reader.read_joined(parts)
+            assert joined is not None and bytes(joined) == b"".join(
+                content[start : start + length] for content in contents
+            )
+        assert made.opened == [], "no whole frame"
+
+
+async def test_parts_are_not_joined_where_one_is_damaged_or_opens_whole_only(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        fine, damaged = await made.store(noise(SIZE), noise(SIZE, 1), segmented=True)
+        (whole,) = await made.store(noise(SIZE, 2))
+        made.damage(damaged, segment_span(sealed_size(SIZE, segmented=True), 2)[0] + 5)
+        good, bad, other = (Part(location, 0, SIZE) for location in made.locate(fine, damaged, whole))
+        assert await made.reader.read_joined([good, bad]) is None
+        assert await made.reader.read_joined([good, other]) is None
+        joined = await made.reader.read_joined([good])
+        assert joined is not None and bytes(joined) == noise(SIZE)
 
 
 async def test_what_does_not_open_in_part_is_left_to_a_reader_of_the_whole(tmp_path: Path) -> None:

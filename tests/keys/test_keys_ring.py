@@ -13,7 +13,7 @@ from infinitfs.errors import DamagedFrame, WrongKey
 from infinitfs.keys.frame import HEADER_SIZE, SEGMENT_SIZE, FrameType, open_frame, segment_span
 from infinitfs.keys.identity import Identity
 from infinitfs.keys.ring import GEAR_SIZE, KeyRing, Purpose
-from infinitfs.keys.xaes import Xaes
+from infinitfs.keys.xaes import TAG_SIZE, Xaes
 from tests.support.randomness import seeded
 
 VOLUME = bytes(range(16))
@@ -110,10 +110,11 @@ def test_segments_only_where_the_volume_allows_them() -> None:
     assert frame[5] == 2 and bytes(ring.open(Purpose.DATA, FrameType.BLOCK, b"id", frame).payload) == bytes(100_000)
     span = segment_span(len(frame), 1)
     header, sealed = frame[:HEADER_SIZE], frame[span[0] : sum(span)]
-    opened = ring.next_epoch().open_segments(Purpose.DATA, FrameType.BLOCK, b"id", header, {1: sealed})
-    assert bytes(opened[1])[: 100_000 - SEGMENT_SIZE] == bytes(100_000 - SEGMENT_SIZE)
+    opened = bytearray(len(sealed) - TAG_SIZE)
+    ring.next_epoch().segments(Purpose.DATA, FrameType.BLOCK, b"id", header).open_into(1, sealed, opened)
+    assert bytes(opened)[: 100_000 - SEGMENT_SIZE] == bytes(100_000 - SEGMENT_SIZE)
     with pytest.raises(DamagedFrame):
-        ring.open_segments(Purpose.METADATA, FrameType.BLOCK, b"id", header, {1: sealed})
+        ring.segments(Purpose.METADATA, FrameType.BLOCK, b"id", header).open_into(1, sealed, opened)
     older = KeyRing(VOLUME, SECRET, {1: MASTER}, suites={1})
     assert older.seal(Purpose.DATA, FrameType.BLOCK, b"id", bytes(100_000), segmented=True)[5] == 1
     with pytest.raises(DamagedFrame, match="suite 2 is not allowed"):

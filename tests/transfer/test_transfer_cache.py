@@ -19,7 +19,7 @@ from infinitfs.storage.base import Buffer
 from infinitfs.transfer.base import Listing
 from infinitfs.transfer.cache import PackCache, open_cache
 from infinitfs.transfer.files import inline
-from infinitfs.transfer.runs import SEGMENT
+from infinitfs.transfer.runs import SECTOR
 
 PACK = "ab" + "0" * 30
 OTHER = "cd" + "0" * 30
@@ -81,9 +81,9 @@ class RecordingTransfer:
         raise NotImplementedError
 
 
-SIZE = 5 * SEGMENT + 1000
+SIZE = 5 * SECTOR + 1000
 DATA = content(PACK, SIZE)
-SPANS = [(0, 10), (SEGMENT - 5, 10), (5 * SEGMENT, 1000), (7, 0), (0, SIZE)]
+SPANS = [(0, 10), (SECTOR - 5, 10), (5 * SECTOR, 1000), (7, 0), (0, SIZE)]
 
 
 @pytest.fixture
@@ -116,30 +116,28 @@ async def test_spans_come_from_the_storage_once_and_then_from_the_disk(
         assert (cache.hits, cache.misses) == (8, 4)  # an empty span is a hit
 
 
-async def test_only_missing_segments_are_fetched_and_adjacent_ones_in_one_request(
+async def test_only_missing_sectors_are_fetched_and_adjacent_ones_in_one_request(
     tmp_path: Path, transfer: RecordingTransfer
 ) -> None:
     async with open_cache(tmp_path, 10 * SIZE, transfer, key_of) as cache:
-        await sealed(cache, SIZE, [(2 * SEGMENT + 5, 10)])
+        await sealed(cache, SIZE, [(2 * SECTOR + 5, 10)])
         assert await sealed(cache, SIZE, [(5, SIZE - 5)]) == [DATA[5:]]
         assert sorted(transfer.downloads) == [
-            (0, 2 * SEGMENT),
-            (2 * SEGMENT, SEGMENT),
-            (3 * SEGMENT, 2 * SEGMENT + 1000),
+            (0, 2 * SECTOR),
+            (2 * SECTOR, SECTOR),
+            (3 * SECTOR, 2 * SECTOR + 1000),
         ]
 
 
-async def test_a_request_is_not_longer_than_sixteen_segments(tmp_path: Path) -> None:
-    size = 20 * SEGMENT
+async def test_a_request_is_not_longer_than_sixteen_sectors(tmp_path: Path) -> None:
+    size = 20 * SECTOR
     transfer = RecordingTransfer(**{PACK: size})
     async with open_cache(tmp_path, 2 * size, transfer, key_of) as cache:
         assert await sealed(cache, size, [(0, size)]) == [content(PACK, size)]
-    assert sorted(transfer.downloads) == [(0, 16 * SEGMENT), (16 * SEGMENT, 4 * SEGMENT)]
+    assert sorted(transfer.downloads) == [(0, 16 * SECTOR), (16 * SECTOR, 4 * SECTOR)]
 
 
-async def test_concurrent_readers_of_a_segment_wait_for_one_request(
-    tmp_path: Path, transfer: RecordingTransfer
-) -> None:
+async def test_concurrent_readers_of_a_sector_wait_for_one_request(tmp_path: Path, transfer: RecordingTransfer) -> None:
     transfer.gate = trio.Event()
     found: list[list[bytes]] = []
 
@@ -150,7 +148,7 @@ async def test_concurrent_readers_of_a_segment_wait_for_one_request(
         for offset in range(8):
             nursery.start_soon(read, offset)
         await wait_all_tasks_blocked()
-        assert transfer.downloads == [(0, SEGMENT)]
+        assert transfer.downloads == [(0, SECTOR)]
         transfer.gate.set()
     assert sorted(found) == sorted([DATA[offset : offset + 10]] for offset in range(8))
 
@@ -174,7 +172,7 @@ async def test_a_cancelled_reader_does_not_end_the_request_others_wait_for(
         await wait_all_tasks_blocked()
         transfer.gate.set()
     assert first.cancelled_caught
-    assert transfer.downloads == [(0, SEGMENT)]
+    assert transfer.downloads == [(0, SECTOR)]
 
 
 async def test_a_failed_request_wakes_all_who_wait_and_the_next_reader_tries_again(
@@ -202,7 +200,7 @@ async def test_a_failed_request_wakes_all_who_wait_and_the_next_reader_tries_aga
         assert await sealed(cache, SIZE, [(0, 10)]) == [DATA[:10]]
 
 
-async def test_prefetch_brings_segments_and_hides_failures(tmp_path: Path, transfer: RecordingTransfer) -> None:
+async def test_prefetch_brings_sectors_and_hides_failures(tmp_path: Path, transfer: RecordingTransfer) -> None:
     transfer.failures = [StorageUnreachable(storage="s", reason="r")]
     async with open_cache(tmp_path, 10 * SIZE, transfer, key_of) as cache:
         await cache.prefetch(PACK, SIZE, [(0, 10)])
@@ -210,20 +208,20 @@ async def test_prefetch_brings_segments_and_hides_failures(tmp_path: Path, trans
         await cache.prefetch(PACK, SIZE, [(0, 10)])
         await cache.prefetch("ef00", SIZE, [(0, 10)])
         await cache.prefetch(PACK, SIZE, [(SIZE, 10)])
-        assert cache.used == SEGMENT
+        assert cache.used == SECTOR
         await sealed(cache, SIZE, [(0, 10)])
         assert (cache.hits, cache.misses) == (1, 0)
 
 
 async def test_the_least_recently_used_goes_first(tmp_path: Path, transfer: RecordingTransfer) -> None:
-    async with open_cache(tmp_path, 3 * SEGMENT, transfer, key_of) as cache:
-        for segment in (0, 1, 2, 0, 3):
-            await sealed(cache, SIZE, [(segment * SEGMENT, 1)])
+    async with open_cache(tmp_path, 3 * SECTOR, transfer, key_of) as cache:
+        for sector in (0, 1, 2, 0, 3):
+            await sealed(cache, SIZE, [(sector * SECTOR, 1)])
         await _settled(cache)
-        assert cache.used == stored(tmp_path) == 3 * SEGMENT
+        assert cache.used == stored(tmp_path) == 3 * SECTOR
         transfer.downloads.clear()
-        for segment in (0, 2, 3):
-            await sealed(cache, SIZE, [(segment * SEGMENT, 1)])
+        for sector in (0, 2, 3):
+            await sealed(cache, SIZE, [(sector * SECTOR, 1)])
         assert transfer.downloads == []
 
 
@@ -236,13 +234,13 @@ async def _settled(cache: PackCache) -> None:
 
 
 async def test_what_is_being_read_is_not_evicted(tmp_path: Path, transfer: RecordingTransfer) -> None:
-    async with open_cache(tmp_path, SEGMENT, transfer, key_of, offload=inline) as cache:
-        assert await sealed(cache, SIZE, [(0, 10), (2 * SEGMENT, 10), (4 * SEGMENT, 10)]) == [
-            DATA[offset : offset + 10] for offset in (0, 2 * SEGMENT, 4 * SEGMENT)
+    async with open_cache(tmp_path, SECTOR, transfer, key_of, offload=inline) as cache:
+        assert await sealed(cache, SIZE, [(0, 10), (2 * SECTOR, 10), (4 * SECTOR, 10)]) == [
+            DATA[offset : offset + 10] for offset in (0, 2 * SECTOR, 4 * SECTOR)
         ]
         assert len(transfer.downloads) == 3
         await wait_all_tasks_blocked()
-        assert cache.used == stored(tmp_path) == SEGMENT
+        assert cache.used == stored(tmp_path) == SECTOR
 
 
 async def test_with_a_limit_of_nothing_reads_work_and_nothing_is_kept(
@@ -261,36 +259,36 @@ async def test_the_next_mount_finds_what_this_one_left_in_its_order(
     tmp_path: Path, transfer: RecordingTransfer
 ) -> None:
     async with open_cache(tmp_path, 10 * SIZE, transfer, key_of) as cache:
-        for segment in range(3):
-            await sealed(cache, SIZE, [(segment * SEGMENT, 1)])
+        for sector in range(3):
+            await sealed(cache, SIZE, [(sector * SECTOR, 1)])
     for path, used in zip(files(tmp_path), (300, 100, 200), strict=True):
         os.utime(path, (used, 50))
     (tmp_path / "incoming" / "7").write_bytes(b"torn")
     (tmp_path / "ab" / "notes.txt").write_bytes(b"a stranger's")
-    async with open_cache(tmp_path, 2 * SEGMENT, transfer, key_of, offload=inline) as cache:
+    async with open_cache(tmp_path, 2 * SECTOR, transfer, key_of, offload=inline) as cache:
         await wait_all_tasks_blocked()
-        assert cache.used == 2 * SEGMENT
+        assert cache.used == 2 * SECTOR
         assert not (tmp_path / "incoming" / "7").exists()
         assert (tmp_path / "ab" / "notes.txt").exists()
         transfer.downloads.clear()
-        for segment in (0, 2):
-            await sealed(cache, SIZE, [(segment * SEGMENT, 1)])
+        for sector in (0, 2):
+            await sealed(cache, SIZE, [(sector * SECTOR, 1)])
         assert transfer.downloads == []
-        await sealed(cache, SIZE, [(4 * SEGMENT, 1)])  # under a name that no file ever had
+        await sealed(cache, SIZE, [(4 * SECTOR, 1)])  # under a name that no file ever had
         await wait_all_tasks_blocked()
-        assert cache.used == 2 * SEGMENT
+        assert cache.used == 2 * SECTOR
 
 
-async def test_a_file_torn_by_a_power_cut_counts_for_its_whole_segments(
+async def test_a_file_torn_by_a_power_cut_counts_for_its_whole_sectors(
     tmp_path: Path, transfer: RecordingTransfer
 ) -> None:
     async with open_cache(tmp_path, 10 * SIZE, transfer, key_of) as cache:
-        await cache.prefetch(PACK, SIZE, [(0, 3 * SEGMENT)])
-    os.truncate(files(tmp_path)[0], SEGMENT + 100)
+        await cache.prefetch(PACK, SIZE, [(0, 3 * SECTOR)])
+    os.truncate(files(tmp_path)[0], SECTOR + 100)
     transfer.downloads.clear()
     async with open_cache(tmp_path, 10 * SIZE, transfer, key_of) as cache:
-        assert await sealed(cache, SIZE, [(0, 3 * SEGMENT)]) == [DATA[: 3 * SEGMENT]]
-    assert transfer.downloads == [(SEGMENT, 2 * SEGMENT)]
+        assert await sealed(cache, SIZE, [(0, 3 * SECTOR)]) == [DATA[: 3 * SECTOR]]
+    assert transfer.downloads == [(SECTOR, 2 * SECTOR)]
 
 
 @pytest.mark.parametrize(
@@ -304,7 +302,7 @@ async def test_a_file_that_is_harmed_under_us_is_fetched_again(
             assert await sealed(cache, SIZE, [(10, 10)]) == [DATA[10:20]]
             harm(files(tmp_path)[0])
         assert await sealed(cache, SIZE, [(10, 10)]) == [DATA[10:20]]
-        assert cache.used == SEGMENT
+        assert cache.used == SECTOR
 
 
 async def test_a_cache_whose_folder_vanished_reads_from_the_storage(
@@ -316,7 +314,7 @@ async def test_a_cache_whose_folder_vanished_reads_from_the_storage(
         (tmp_path / "cache" / "incoming").mkdir(parents=True)
         (tmp_path / "cache" / "ab").write_bytes(b"no folder")
         assert await sealed(cache, SIZE, [(10, 10)]) == [DATA[10:20]]
-        assert transfer.gets == [(0, SEGMENT)]
+        assert transfer.gets == [(0, SECTOR)]
         assert cache.used == 0
 
 
@@ -324,15 +322,15 @@ async def test_a_span_that_did_not_open_is_fetched_again_after_drop(
     tmp_path: Path, transfer: RecordingTransfer
 ) -> None:
     async with open_cache(tmp_path, 10 * SIZE, transfer, key_of) as cache:
-        for segment in (0, 2):
-            await sealed(cache, SIZE, [(segment * SEGMENT, 10)])
-        files(tmp_path)[0].write_bytes(bytes(SEGMENT))
+        for sector in (0, 2):
+            await sealed(cache, SIZE, [(sector * SECTOR, 10)])
+        files(tmp_path)[0].write_bytes(bytes(SECTOR))
         assert await sealed(cache, SIZE, [(10, 10)]) == [bytes(10)]
         await cache.drop(PACK, 10, 10)
-        assert cache.used == stored(tmp_path) == SEGMENT
+        assert cache.used == stored(tmp_path) == SECTOR
         assert await sealed(cache, SIZE, [(10, 10)]) == [DATA[10:20]]
-        await sealed(cache, SIZE, [(2 * SEGMENT, 10)])
-        assert transfer.downloads == [(0, SEGMENT), (2 * SEGMENT, SEGMENT), (0, SEGMENT)]
+        await sealed(cache, SIZE, [(2 * SECTOR, 10)])
+        assert transfer.downloads == [(0, SECTOR), (2 * SECTOR, SECTOR), (0, SECTOR)]
 
 
 async def test_a_pack_that_was_sent_is_adopted(tmp_path: Path, transfer: RecordingTransfer) -> None:
@@ -344,12 +342,12 @@ async def test_a_pack_that_was_sent_is_adopted(tmp_path: Path, transfer: Recordi
         assert not staged.exists()
         assert await sealed(cache, SIZE, [(0, SIZE)]) == [DATA]
         assert cache.used == stored(tmp_path) == SIZE
-        assert transfer.downloads == [(0, SEGMENT)]
+        assert transfer.downloads == [(0, SECTOR)]
         await cache.discard(PACK)
         assert cache.used == stored(tmp_path) == 0
 
 
-async def test_a_pack_adopted_while_its_segment_arrives(tmp_path: Path, transfer: RecordingTransfer) -> None:
+async def test_a_pack_adopted_while_its_sector_arrives(tmp_path: Path, transfer: RecordingTransfer) -> None:
     (tmp_path / "staged").write_bytes(DATA)
     transfer.gate = trio.Event()
     async with open_cache(tmp_path / "cache", 10 * SIZE, transfer, key_of) as cache:
@@ -382,13 +380,13 @@ async def test_a_pack_on_another_filesystem_is_unlinked_and_not_adopted(
 
 async def test_a_full_disk_makes_room(tmp_path: Path, transfer: RecordingTransfer) -> None:
     async with open_cache(tmp_path, 10 * SIZE, transfer, key_of) as cache:
-        for segment in (0, 1):
-            await sealed(cache, SIZE, [(segment * SEGMENT, 1)])
+        for sector in (0, 1):
+            await sealed(cache, SIZE, [(sector * SECTOR, 1)])
         transfer.failures = [NoSpace(what="disk", remedy="free some")]
-        assert await sealed(cache, SIZE, [(2 * SEGMENT, 4)]) == [DATA[2 * SEGMENT :][:4]]
-        assert cache.used == stored(tmp_path) == 2 * SEGMENT
+        assert await sealed(cache, SIZE, [(2 * SECTOR, 4)]) == [DATA[2 * SECTOR :][:4]]
+        assert cache.used == stored(tmp_path) == 2 * SECTOR
         transfer.downloads.clear()
-        await sealed(cache, SIZE, [(SEGMENT, 2 * SEGMENT)])
+        await sealed(cache, SIZE, [(SECTOR, 2 * SECTOR)])
         assert transfer.downloads == []
         assert transfer.gets == []
 
@@ -397,7 +395,7 @@ async def test_a_disk_that_stays_full_is_read_past(tmp_path: Path, transfer: Rec
     transfer.failures = [NoSpace(what="disk", remedy="free some")] * 2
     async with open_cache(tmp_path, 10 * SIZE, transfer, key_of) as cache:
         assert await sealed(cache, SIZE, [(3, 4)]) == [DATA[3:7]]
-        assert transfer.gets == [(0, SEGMENT)]
+        assert transfer.gets == [(0, SECTOR)]
         assert cache.used == stored(tmp_path) == 0
 
 
@@ -422,7 +420,7 @@ async def test_closing_ends_requests_on_their_way(tmp_path: Path, transfer: Reco
         async with trio.open_nursery() as nursery, open_cache(tmp_path, 10 * SIZE, transfer, key_of) as cache:
             nursery.start_soon(cache.prefetch, PACK, SIZE, [(0, 10)])
             await wait_all_tasks_blocked()
-            assert transfer.downloads == [(0, SEGMENT)]
+            assert transfer.downloads == [(0, SECTOR)]
 
 
 # --- any sequence of calls ---
@@ -449,8 +447,8 @@ def test_any_sequence_of_calls_reads_what_the_storage_has_within_the_limit(
     steps: list[tuple[object, ...]], limit: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patched, TemporaryDirectory() as folder:
-        patched.setattr("infinitfs.transfer.runs.SEGMENT", 8)
-        patched.setattr("infinitfs.transfer.cache.SEGMENT", 8)
+        patched.setattr("infinitfs.transfer.runs.SECTOR", 8)
+        patched.setattr("infinitfs.transfer.cache.SECTOR", 8)
         trio.run(_play, Path(folder), steps, limit)
 
 
@@ -523,18 +521,18 @@ async def test_the_cache_gives_way_where_others_fill_its_disk(
     disk = Disk(tmp_path, 2 * SIZE)
     async with open_cache(tmp_path, 10 * SIZE, transfer, key_of, offload=inline, spare=disk.spare) as cache:
         for pack in (PACK, OTHER):
-            for segment in range(5):
-                await sealed(cache, SIZE, [(segment * SEGMENT, SEGMENT)], pack)
-        assert cache.used == stored(tmp_path) == 10 * SEGMENT, "there is room"
-        disk.others = disk.size - 4 * SEGMENT
+            for sector in range(5):
+                await sealed(cache, SIZE, [(sector * SECTOR, SECTOR)], pack)
+        assert cache.used == stored(tmp_path) == 10 * SECTOR, "there is room"
+        disk.others = disk.size - 4 * SECTOR
         await trio.sleep(5)  # nobody tells the cache
-        assert cache.used == stored(tmp_path) == cache.limit == 4 * SEGMENT, "no more than has to go"
+        assert cache.used == stored(tmp_path) == cache.limit == 4 * SECTOR, "no more than has to go"
         assert {path.name[:2] for path in files(tmp_path)} == {OTHER[:2]}, "the least recently used"
-        disk.others += SEGMENT
+        disk.others += SECTOR
         cache.look_at_disk()
         await wait_all_tasks_blocked()
-        assert cache.used == 3 * SEGMENT, "told, it looks at once"
-        disk.others = disk.size + SEGMENT
+        assert cache.used == 3 * SECTOR, "told, it looks at once"
+        disk.others = disk.size + SECTOR
         await trio.sleep(5)
         assert (cache.used, cache.limit) == (0, 0)
         assert await sealed(cache, SIZE, [(0, 10)]) == [DATA[:10]], "without a place on the disk"
@@ -545,12 +543,12 @@ async def test_the_cache_gives_way_where_others_fill_its_disk(
 
 
 async def test_a_growing_cache_stops_at_what_the_disk_spares(tmp_path: Path, transfer: RecordingTransfer) -> None:
-    disk = Disk(tmp_path, 3 * SEGMENT)
+    disk = Disk(tmp_path, 3 * SECTOR)
     async with open_cache(tmp_path, 10 * SIZE, transfer, key_of, offload=inline, spare=disk.spare) as cache:
-        for segment in range(5):
-            await sealed(cache, SIZE, [(segment * SEGMENT, SEGMENT)])
+        for sector in range(5):
+            await sealed(cache, SIZE, [(sector * SECTOR, SECTOR)])
             await wait_all_tasks_blocked()
-            assert stored(tmp_path) <= 4 * SEGMENT, "one more than that, for the moment in which it arrives"
+            assert stored(tmp_path) <= 4 * SECTOR, "one more than that, for the moment in which it arrives"
         cache.look_at_disk()
         await wait_all_tasks_blocked()
-        assert cache.used == stored(tmp_path) == cache.limit == 3 * SEGMENT
+        assert cache.used == stored(tmp_path) == cache.limit == 3 * SECTOR

@@ -14,6 +14,7 @@ from infinitfs.block.reader import BlockReader
 from infinitfs.errors import LocalDiskFailed
 from infinitfs.file.extents import Extent
 from infinitfs.file.readahead import IN_FLIGHT
+from infinitfs.storage.base import Buffer
 from infinitfs.storage.memory import MemoryStorage
 from infinitfs.volume.blocks import Blocks
 from infinitfs.volume.descriptor import Parameters
@@ -115,7 +116,7 @@ async def test_who_jumps_reads_what_is_there(
     storage, source, parts = MemoryStorage(), random.Random(5), 0
     read_part = BlockReader.read_part
 
-    async def counted(reader: BlockReader, location: Location, start: int, length: int) -> bytes | memoryview | None:
+    async def counted(reader: BlockReader, location: Location, start: int, length: int) -> Buffer | None:
         nonlocal parts
         part = await read_part(reader, location, start, length)
         parts += part is not None
