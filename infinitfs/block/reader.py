@@ -26,12 +26,11 @@ from infinitfs.keys.frame import (
     HEADER_SIZE,
     SEGMENT_SIZE,
     FrameType,
-    Segments,
     sealed_size,
     segment_span,
 )
 from infinitfs.keys.ring import KeyRing, Purpose
-from infinitfs.keys.xaes import TAG_SIZE
+from infinitfs.keys.xaes import TAG_SIZE, Series
 from infinitfs.storage.base import Buffer
 from infinitfs.transfer.background import together
 from infinitfs.transfer.cache import PackCache
@@ -83,7 +82,7 @@ def _segments(part: Part) -> Iterator[tuple[int, int, int]]:
         yield number, max(part.start - begin, 0), min(end - begin, SEGMENT_SIZE)
 
 
-def _open_into(frame: Segments, number: int, sealed: Buffer, lower: int, out: memoryview) -> None:
+def _open_into(frame: Series, number: int, sealed: Buffer, lower: int, out: memoryview) -> None:
     """What a segment has from `lower` on, as much as `out` takes. Raises DamagedFrame."""
     if len(out) + TAG_SIZE == len(sealed):
         frame.open_into(number, sealed, out)
@@ -103,7 +102,7 @@ class BlockReader:
         self._open = OpenBlocks(memory)
         self._offload = offload
         self._pending: dict[Location, _Opening] = {}
-        self._frames: dict[tuple[str, int], Segments] = {}  # of which parts were read, by pack and offset
+        self._frames: dict[tuple[str, int], Series] = {}  # of which parts were read, by pack and offset
 
     async def read(self, locations: Sequence[Location]) -> dict[int, Buffer]:
         """The plain bytes of each block, by block number.
@@ -235,27 +234,27 @@ class BlockReader:
                     await trio.lowlevel.checkpoint()
         return True
 
-    def _frame_now(self, location: Location) -> Segments | None:
+    def _frame_now(self, location: Location) -> Series | None:
         frame = self._frames.get((location.pack, location.offset))
         if frame is None:
             header = self._cache.read_now(location.pack, location.offset, HEADER_SIZE)
             if header is None:
                 return None
-            frame = self._ring.segments(Purpose.DATA, FrameType.BLOCK, location.id, header)
+            frame = self._ring.open_segments(Purpose.DATA, FrameType.BLOCK, location.id, header)
             self._keep_frame(location, frame)
         return frame
 
-    def _keep_frame(self, location: Location, frame: Segments) -> None:
+    def _keep_frame(self, location: Location, frame: Series) -> None:
         if len(self._frames) >= _FRAMES:
             self._frames.clear()
         self._frames[location.pack, location.offset] = frame
 
-    def _open_parts(self, parts: Sequence[Part], out: memoryview, sealed: Sequence[Buffer]) -> list[Segments]:
+    def _open_parts(self, parts: Sequence[Part], out: memoryview, sealed: Sequence[Buffer]) -> list[Series]:
         """Into `out`, one behind the other; `sealed` are the `_spans` of them all."""
         frames = []
         position = 0
         for part, header, run in zip(parts, sealed[::2], sealed[1::2], strict=True):
-            frame = self._ring.segments(Purpose.DATA, FrameType.BLOCK, part.location.id, header)
+            frame = self._ring.open_segments(Purpose.DATA, FrameType.BLOCK, part.location.id, header)
             frames.append(frame)
             for place, (number, lower, upper) in enumerate(_segments(part)):
                 begin = place * (SEGMENT_SIZE + TAG_SIZE)

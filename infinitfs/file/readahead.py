@@ -39,8 +39,8 @@ class ReadAhead:
         """Whether the last read did not follow the one before."""
         return not self._window
 
-    def advance(self, offset: int, length: int) -> None:
-        """With each read of `[offset, offset + length)`.
+    def advance(self, offset: int, length: int) -> bool:
+        """With each read of `[offset, offset + length)`: whether it follows the one before.
 
         Kernel read-ahead and parallel readers arrive slightly out of order, so a step is sequential where it starts
         within half a window of the last one's end.
@@ -50,9 +50,10 @@ class ReadAhead:
         self._next = offset + length
         if not sequential:
             self._read = self._ahead = self._window = 0
-            return
+            return False
         self._read += length
         self._window = min(max(FIRST, _SHARE * self._read), LARGEST)
+        return True
 
     def take(self, size: int, room: int = LARGEST) -> tuple[int, int] | None:
         """The range of a file of `size` bytes to fetch now, where one is worth a request: after `advance`, and again

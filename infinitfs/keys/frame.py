@@ -54,7 +54,7 @@ HEADER_SIZE = 40
 MAX_PAYLOAD = 64 << 20
 VOLUME_ID_SIZE = 16
 
-SEGMENT_SIZE = 64 << 10
+SEGMENT_SIZE = 64 * 1024
 
 XAES_256_GCM = 1
 XAES_256_GCM_SEGMENTS = 2
@@ -197,10 +197,10 @@ def seal_frame(
     with frame.getbuffer() as view:
         view[:HEADER_SIZE] = header
         if segmented:
-            series = Series(cipher, nonce)
+            series = Series(cipher, nonce, aad)
             for number, segment in enumerate(_cut(payload, length)):
                 offset, size = segment_span(len(view), number)
-                series.seal_into(number, segment, aad, view[offset : offset + size])
+                series.seal_into(number, segment, view[offset : offset + size])
         else:
             zeros = bytes(length - _LENGTH.size - len(payload))
             cipher.seal_into(nonce, (_LENGTH.pack(len(payload)), payload, zeros), aad, view[HEADER_SIZE:])
@@ -239,11 +239,11 @@ def open_frame(
     aad = bytes(view[:HEADER_SIZE]) + volume_id + context
     if header.segmented:
         plaintext = memoryview(room(header.length))
-        series = Series(cipher, header.nonce)
+        series = Series(cipher, header.nonce, aad)
         for number in range(_segments(header.length)):
             offset, size = segment_span(header.size, number)
             start = number * SEGMENT_SIZE
-            series.open_into(number, view[offset : offset + size], aad, plaintext[start : start + size - TAG_SIZE])
+            series.open_into(number, view[offset : offset + size], plaintext[start : start + size - TAG_SIZE])
         start, (payload,) = 0, _LENGTH.unpack_from(plaintext, header.length - _LENGTH.size)
     else:
         plaintext = memoryview(cipher.open(header.nonce, view[HEADER_SIZE:], aad))
@@ -253,36 +253,25 @@ def open_frame(
     return Opened(plaintext[start : start + payload], header.compressed, header.epoch)
 
 
-class Segments:
-    """A segmented frame that opens in part: any segment, in any order. `header`: the frame's first HEADER_SIZE bytes;
-    the other arguments as those of `open_frame`.
+def open_segments(
+    cipher: Xaes,
+    type: FrameType,
+    volume_id: bytes,
+    context: bytes,
+    header: Buffer,
+    *,
+    suites: Set[int] = SUITES,
+) -> Series:
+    """What opens a segmented frame in part, any segment in any order, by the frame's first HEADER_SIZE bytes; the other
+    arguments are those of `open_frame`. A sealed segment has the bytes that `segment_span` names; what is no payload in
+    the last ones is not cut off.
 
     Raises DamagedFrame, also where the frame is not segmented.
     """
-
-    __slots__ = ("_aad", "_series")
-
-    def __init__(
-        self,
-        cipher: Xaes,
-        type: FrameType,
-        volume_id: bytes,
-        context: bytes,
-        header: Buffer,
-        *,
-        suites: Set[int] = SUITES,
-    ) -> None:
-        known = _checked(type, header, suites)
-        if not known.segmented or known.compressed:
-            raise DamagedFrame(reason="it does not open in part")
-        self._aad = bytes(header) + volume_id + context
-        self._series = Series(cipher, known.nonce)
-
-    def open_into(self, number: int, sealed: Buffer, out: Buffer) -> None:
-        """The plaintext of a segment, of which `sealed` has the bytes that `segment_span` names, into `out`, which is
-        TAG_SIZE shorter. What is no payload in the last ones is not cut off. Raises DamagedFrame; `out` is then of no
-        use."""
-        self._series.open_into(number, sealed, self._aad, out)
+    known = _checked(type, header, suites)
+    if not known.segmented or known.compressed:
+        raise DamagedFrame(reason="it does not open in part")
+    return Series(cipher, known.nonce, bytes(header) + volume_id + context)
 
 
 def _checked(type: FrameType, frame: Buffer, suites: Set[int]) -> Header:

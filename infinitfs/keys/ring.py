@@ -34,13 +34,13 @@ from infinitfs.keys.frame import (
     XAES_256_GCM_SEGMENTS,
     FrameType,
     Opened,
-    Segments,
     open_frame,
+    open_segments,
     parse_header,
     seal_frame,
 )
 from infinitfs.keys.identity import Identity, PublicIdentity
-from infinitfs.keys.xaes import KEY_SIZE, NONCE_SIZE, Buffer, Xaes
+from infinitfs.keys.xaes import KEY_SIZE, NONCE_SIZE, Buffer, Series, Xaes
 
 GEAR_SIZE = 2048
 
@@ -143,10 +143,11 @@ class KeyRing:
         cipher = self._cipher(purpose, frame)
         return open_frame(cipher, type, self.volume_id, context, frame, suites=self._suites)
 
-    def segments(self, purpose: Purpose, type: FrameType, context: bytes, header: Buffer) -> Segments:
-        """Of a frame that `seal` sealed segmented, by its header. Raises DamagedFrame."""
+    def open_segments(self, purpose: Purpose, type: FrameType, context: bytes, header: Buffer) -> Series:
+        """What opens the segments of a frame that `seal` sealed segmented: see `frame.open_segments`. Raises
+        DamagedFrame."""
         cipher = self._cipher(purpose, header)
-        return Segments(cipher, type, self.volume_id, context, header, suites=self._suites)
+        return open_segments(cipher, type, self.volume_id, context, header, suites=self._suites)
 
     def _cipher(self, purpose: Purpose, header: Buffer) -> Xaes:
         epoch = parse_header(header).epoch

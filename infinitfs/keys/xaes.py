@@ -83,29 +83,27 @@ class Xaes:
 class Series:
     """Messages `0, 1, ...` under one nonce of XAES, which open one at a time.
 
-    They share the key that XAES derives for the nonce; the GCM nonce of message i is the last 12 bytes of the nonce XOR
-    i, as TLS 1.3 does it (RFC 8446, 5.3). Which messages there are, their AAD has to say.
+    They share the key that XAES derives for the nonce, and the AAD; the GCM nonce of message i is the last 12 bytes of
+    the nonce XOR i, as TLS 1.3 does it (RFC 8446, 5.3). Which messages there are, the AAD has to say.
     """
 
-    __slots__ = ("_aead", "_start")
+    __slots__ = ("_aad", "_aead", "_start")
 
-    def __init__(self, cipher: Xaes, nonce: Buffer) -> None:
+    def __init__(self, cipher: Xaes, nonce: Buffer, aad: bytes) -> None:
         self._aead = AESGCM(cipher.message_key(nonce))
         self._start = int.from_bytes(nonce[12:], "big")
+        self._aad = aad
 
-    def _nonce(self, number: int) -> bytes:
-        return (self._start ^ number).to_bytes(12, "big")
-
-    def seal_into(self, number: int, plaintext: Buffer, aad: Buffer, out: memoryview) -> None:
+    def seal_into(self, number: int, plaintext: Buffer, out: memoryview) -> None:
         """Ciphertext and tag, into exactly as much room; no `number` twice."""
-        self._aead.encrypt_into(self._nonce(number), plaintext, aad, out)
+        self._aead.encrypt_into((self._start ^ number).to_bytes(12, "big"), plaintext, self._aad, out)
 
-    def open_into(self, number: int, sealed: Buffer, aad: Buffer, out: Buffer) -> None:
-        """The plaintext of `seal_into`. Raises DamagedFrame; `out` is then of no use."""
+    def open_into(self, number: int, sealed: Buffer, out: Buffer) -> None:
+        """The plaintext of `seal_into`, TAG_SIZE shorter. Raises DamagedFrame; `out` is then of no use."""
         if len(sealed) != len(out) + TAG_SIZE:
             raise DamagedFrame(reason="a part of it is missing")
         try:
-            self._aead.decrypt_into(self._nonce(number), sealed, aad, out)
+            self._aead.decrypt_into((self._start ^ number).to_bytes(12, "big"), sealed, self._aad, out)
         except InvalidTag:
             raise DamagedFrame(reason=ALTERED) from None
 

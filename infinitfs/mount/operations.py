@@ -26,6 +26,7 @@ from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, FU
 from infinitfs.errors import DamagedObject, InfinitfsError, NameTooLong
 from infinitfs.mount.metrics import Timing
 from infinitfs.mount.request import MountRequest
+from infinitfs.mount.vigil import Vigil
 from infinitfs.volume import acl
 from infinitfs.volume.inodes import Inode
 from infinitfs.volume.namespace import NAME_MAX
@@ -71,7 +72,9 @@ def _answers(
             _log.exception("Unexpected failure in %s.", name)
             raise FUSEError(errno.EIO) from None
         finally:
-            self.timings[name].add(perf_counter() - began)
+            ended = perf_counter()
+            self.timings[name].add(ended - began)
+            self.vigil.answered(began, ended)
 
     return answer
 
@@ -85,6 +88,7 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self.enable_writeback_cache = not request.read_only
         self.timings: defaultdict[str, Timing] = defaultdict(Timing)
+        self.vigil = Vigil()
         self._volume = volume
         self._uid = request.uid
         self._gid = request.gid

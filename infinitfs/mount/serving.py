@@ -115,6 +115,7 @@ class _Mount:
         try:
             async with background() as nursery:
                 nursery.start_soon(self._announce, ready)
+                nursery.start_soon(operations.vigil.run)
                 with self._serving:
                     await pyfuse3.main(min_tasks=4, max_tasks=_TASKS)
         finally:

@@ -23,6 +23,7 @@ from typing import TypeVar
 
 import trio
 
+from infinitfs._native import room
 from infinitfs.errors import DamagedObject, InfinitfsError, LocalFileFailed, NoSpace
 from infinitfs.storage.base import Buffer
 from infinitfs.transfer.background import background
@@ -39,7 +40,6 @@ from infinitfs.transfer.runs import (
     move,
     open_run,
     pieces_of,
-    read_now,
     read_spans,
     run_path,
     scan,
@@ -120,30 +120,34 @@ class PackCache:
         return await self._offload(partial(work, got))
 
     def read_now(self, pack: str, offset: int, length: int) -> Buffer | None:
-        """The sealed bytes `[offset, offset + length)` of a pack where they are in the kernel's memory, else None."""
+        """The sealed bytes `[offset, offset + length)` of a pack where they are in the kernel's memory, else None
+        (preadv2(2), RWF_NOWAIT)."""
         data = self._read_now(pack, offset, length)
         self.hits += data is not None
         return data
 
     def _read_now(self, pack: str, offset: int, length: int) -> Buffer | None:
         for run in self._packs.get(pack, ()):
-            if run.start <= offset and offset + length <= run.end and run.ready.is_set() and run.error is None:
+            if run.start <= offset and offset + length <= run.start + run.length:
                 break
         else:
             return None
-        offset -= run.start
         if run.data is not None:
-            return memoryview(run.data)[offset : offset + length]
+            return memoryview(run.data)[offset - run.start : offset - run.start + length]
         descriptor = self._descriptors.get(run)
-        if descriptor is None:
-            descriptor = self._descriptor(run)
-        data = None if descriptor is None else read_now(descriptor, offset, length)
-        if data is not None:
-            self._order.move_to_end(run)
-        return data
+        if descriptor is None and (descriptor := self._open_now(run)) is None:
+            return None
+        buffer = room(length)
+        try:
+            if os.preadv(descriptor, [buffer], offset - run.start, os.RWF_NOWAIT) != length:
+                return None
+        except OSError:
+            return None
+        self._order.move_to_end(run)
+        return buffer
 
-    def _descriptor(self, run: Run) -> int | None:
-        """Of a run that was read before, for as long as it is one of the last."""
+    def _open_now(self, run: Run) -> int | None:
+        """A descriptor of the file of a run that was read before, for as long as it is one of the last."""
         if run.path is None or not run.warm:
             return None
         try:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import trio
 
-from infinitfs._native import room
 from infinitfs.errors import InfinitfsError
 from infinitfs.storage.base import Buffer
 from infinitfs.transfer.files import local_errors, remove
@@ -157,15 +156,6 @@ class RunGone(Exception):
     def __init__(self, runs: list[Run]) -> None:
         super().__init__(runs)
         self.runs = runs
-
-
-def read_now(descriptor: int, offset: int, length: int) -> Buffer | None:
-    """Bytes of a run's file where that takes no wait (preadv2(2), RWF_NOWAIT), else None."""
-    buffer = room(length)
-    try:
-        return buffer if os.preadv(descriptor, [buffer], offset, os.RWF_NOWAIT) == length else None
-    except OSError:
-        return None
 
 
 def _joined(parts: list[Buffer]) -> Buffer:

@@ -21,7 +21,7 @@ from infinitfs.volume.blocks import Blocks
 _PREFETCHES = 32  # ranges on their way into the cache at a time, for all readers
 _PART = 64 * 1024  # bytes of a block; to read more of it alone spares little
 
-_MUCH = 512 * 1024  # bytes; who reads less at a time, one after the other, has each block opened once for all reads
+_MUCH = 128 * 1024  # bytes; who reads less at a time, one after the other, has each block opened once for all reads
 
 Overlay = list[tuple[int, bytes | memoryview]]
 
@@ -54,8 +54,7 @@ class Content:
         length = min(length, file.size - offset)
         if length <= 0:
             return b""
-        file.read_ahead.advance(offset, length)
-        if not file.read_ahead.jumped:
+        if file.read_ahead.advance(offset, length):
             self._read_ahead(file)
         elif length <= _PART and not file.needs_flush:
             part = self._read_now(file, offset, length)

@@ -15,9 +15,9 @@ from infinitfs.keys.frame import (
     MAX_PAYLOAD,
     SEGMENT_SIZE,
     FrameType,
-    Segments,
     frame_size,
     open_frame,
+    open_segments,
     padme,
     parse_header,
     seal_frame,
@@ -91,7 +91,7 @@ def test_the_suite_must_be_known_and_allowed() -> None:
     with pytest.raises(DamagedFrame, match="suite 2 is not allowed"):
         open_frame(CIPHER, FrameType.BLOCK, VOLUME, b"id", in_segments, suites={1})
     with pytest.raises(DamagedFrame, match="suite 2 is not allowed"):
-        Segments(CIPHER, FrameType.BLOCK, VOLUME, b"id", in_segments[:HEADER_SIZE], suites={1})
+        open_segments(CIPHER, FrameType.BLOCK, VOLUME, b"id", in_segments[:HEADER_SIZE], suites={1})
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def sealed_segment(frame: bytes, number: int) -> bytes:
 def open_one(frame: bytes, number: int, sealed: bytes, context: bytes = b"id") -> bytes:
     header = frame[:HEADER_SIZE]
     opened = bytearray(max(len(sealed) - TAG_SIZE, 0))
-    Segments(CIPHER, FrameType.BLOCK, VOLUME, context, header).open_into(number, sealed, opened)
+    open_segments(CIPHER, FrameType.BLOCK, VOLUME, context, header).open_into(number, sealed, opened)
     return bytes(opened)
 
 
@@ -272,13 +272,13 @@ def test_what_is_not_in_segments_does_not_open_in_part() -> None:
         with pytest.raises(DamagedFrame, match="in part"):
             open_one(frame, 0, sealed_segment(frame, 0))
     with pytest.raises(DamagedFrame, match="holds a BLOCK"):
-        Segments(CIPHER, FrameType.RECORD, VOLUME, b"id", segmented(b"x")[:HEADER_SIZE])
+        open_segments(CIPHER, FrameType.RECORD, VOLUME, b"id", segmented(b"x")[:HEADER_SIZE])
 
 
 def test_padding_of_segments_is_the_one_of_the_payload() -> None:
     for plaintext in (bytes(40) + struct.pack("<I", 1), struct.pack("<I", 100), b"\xff" * 8):
         header = segmented(b"")[:12] + struct.pack("<I", len(plaintext)) + NONCE
         sealed = memoryview(bytearray(len(plaintext) + TAG_SIZE))
-        Series(CIPHER, NONCE).seal_into(0, plaintext, header + VOLUME + b"id", sealed)
+        Series(CIPHER, NONCE, header + VOLUME + b"id").seal_into(0, plaintext, sealed)
         with pytest.raises(DamagedFrame, match="padding"):
             open_frame(CIPHER, FrameType.BLOCK, VOLUME, b"id", header + sealed)

@@ -111,10 +111,10 @@ def test_segments_only_where_the_volume_allows_them() -> None:
     span = segment_span(len(frame), 1)
     header, sealed = frame[:HEADER_SIZE], frame[span[0] : sum(span)]
     opened = bytearray(len(sealed) - TAG_SIZE)
-    ring.next_epoch().segments(Purpose.DATA, FrameType.BLOCK, b"id", header).open_into(1, sealed, opened)
+    ring.next_epoch().open_segments(Purpose.DATA, FrameType.BLOCK, b"id", header).open_into(1, sealed, opened)
     assert bytes(opened)[: 100_000 - SEGMENT_SIZE] == bytes(100_000 - SEGMENT_SIZE)
     with pytest.raises(DamagedFrame):
-        ring.segments(Purpose.METADATA, FrameType.BLOCK, b"id", header).open_into(1, sealed, opened)
+        ring.open_segments(Purpose.METADATA, FrameType.BLOCK, b"id", header).open_into(1, sealed, opened)
     older = KeyRing(VOLUME, SECRET, {1: MASTER}, suites={1})
     assert older.seal(Purpose.DATA, FrameType.BLOCK, b"id", bytes(100_000), segmented=True)[5] == 1
     with pytest.raises(DamagedFrame, match="suite 2 is not allowed"):
