@@ -26,7 +26,7 @@ from benchmarks.peers import PEERS
 from benchmarks.plot import plot
 from benchmarks.scenes import QUICK, Sizes
 from benchmarks.storage import Service
-from benchmarks.subjects import Boto3, Disk, Infinitfs, Nothing, Subject
+from benchmarks.subjects import Both, Boto3, Disk, Infinitfs, Nothing, Subject
 from benchmarks.table import show_outcomes, show_samples
 
 Scene = Callable[[Subject, Meter, Sizes], None]
@@ -43,7 +43,7 @@ ONCE: tuple[Scene, ...] = (limits.growth,)
 
 ROWS: dict[str, tuple[tuple[Scene, ...], tuple[type[Subject], ...]]] = {
     "a": (FOLDER, (Disk, Nothing, Infinitfs)),
-    "b": (STORED[:1], (Nothing, Boto3, Infinitfs)),
+    "b": (STORED[:1], (Nothing, Boto3, Both, Infinitfs)),
     "c": (STORED[1:], (Boto3, Infinitfs)),
     "d": (FOLDER + STORED, (Infinitfs, *PEERS)),
     "e": ((limits.beside_upload,), (Infinitfs,)),

@@ -39,7 +39,7 @@ READY = "infinitfs mount, until ready"
 FAR = 20
 """Milliseconds between a fresh machine and its storage."""
 
-_A_FOLDER = 1000  # files
+_FOLDERS = 1000  # that the files of a large volume are spread over, and those of a small one
 _SMALL = 100  # bytes of a file in a large volume
 _ASKED = 2000  # files that are created and asked for, to see how fast
 _PAUSE = 0.001  # seconds between two stats
@@ -103,7 +103,7 @@ def growth(subject: Subject, meter: Meter, sizes: Sizes) -> None:
     meter.figure("memory with a large volume that the kernel forgot", _memory(subject), "MiB")
     meter.figure(CREATE_SHARE, large[0] / small[0], "times")
     meter.figure(STAT_SHARE, large[1] / small[1], "times")
-    _change_few(subject, meter)
+    _change_few(subject, meter, sizes.volume)
     _begin_elsewhere(subject, meter)
 
 
@@ -112,15 +112,17 @@ def _memory(subject: Subject) -> float:
 
 
 def _grow(subject: Infinitfs, present: int, wanted: int) -> None:
-    for number in range(present // _A_FOLDER, wanted // _A_FOLDER):
+    before, after = present // _FOLDERS, wanted // _FOLDERS
+    for number in range(_FOLDERS):
         folder = subject.folder / f"folder-{number}"
-        folder.mkdir()
-        workloads.create(folder, _A_FOLDER, _SMALL)
+        folder.mkdir(exist_ok=True)
+        workloads.create(folder, after - before, _SMALL, before)
 
 
 def _rates(subject: Infinitfs, meter: Meter, present: int) -> tuple[float, float]:
     """How many files can be created, and how many asked for, in a second, in a volume of `present` files."""
     meter.forget_names()
+    meter.quiet()  # the kernel tells of each name that it dropped
     source = random.Random(present)
     names = [_any_file(source, present) for _ in range(_ASKED)]
     begin = time.perf_counter()
@@ -134,18 +136,17 @@ def _rates(subject: Infinitfs, meter: Meter, present: int) -> tuple[float, float
 
 
 def _any_file(source: random.Random, files: int) -> str:
-    return f"folder-{source.randrange(files // _A_FOLDER)}/file-{source.randrange(_A_FOLDER):07d}"
+    return f"folder-{source.randrange(_FOLDERS)}/file-{source.randrange(files // _FOLDERS):07d}"
 
 
-def _change_few(subject: Infinitfs, meter: Meter) -> None:
+def _change_few(subject: Infinitfs, meter: Meter, present: int) -> None:
     subject.drain()
     before = checkpoints.take(subject)
     stored = subject.stored()
     subject.resume(cold=False)
     source = random.Random(len(stored))
-    folders = [path for path in subject.folder.iterdir() if path.name.startswith("folder-")]
-    for folder in source.sample(folders, min(10, len(folders))):
-        (folder / f"file-{source.randrange(_A_FOLDER):07d}").write_bytes(source.randbytes(PAGE))
+    for _ in range(10):
+        (subject.folder / _any_file(source, present)).write_bytes(source.randbytes(PAGE))
     subject.drain()
     sent = {key: size for key, size in subject.stored().items() if key not in stored}
     meter.figure(JOURNAL, sum(size for key, size in sent.items() if "/journal/" in key) / 1024, "KiB")

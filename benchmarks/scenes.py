@@ -9,13 +9,16 @@ import shutil
 import subprocess
 import sysconfig
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks import raw, workloads
 from benchmarks.measuring import BYTES, Meter
-from benchmarks.subjects import Boto3, Infinitfs, Nothing, Subject
-from benchmarks.workloads import MIB
+from benchmarks.subjects import Both, Boto3, Infinitfs, Nothing, Subject
+from benchmarks.workloads import MIB, Result
 
 
 @dataclass(frozen=True)
@@ -96,10 +99,25 @@ def stored_large_file(subject: Subject, meter: Meter, sizes: Sizes) -> None:
         meter.rate(WRITE_STORED, BYTES, raw.run(raw.put_large, subject.bucket, subject.path, sizes.large))
         meter.rate(READ_COLD, BYTES, raw.run(raw.get_large, subject.bucket, subject.path, sizes.large))
         return
+    if isinstance(subject, Both):
+        write = partial(workloads.run, workloads.write, subject.folder, "large", sizes.large)
+        read = partial(workloads.run, workloads.read, subject.folder, "large")
+        bucket = subject.bucket, f"both/{subject.place.name}", sizes.large
+        meter.rate(WRITE_STORED, BYTES, _together(write, partial(raw.run, raw.put_large, *bucket)))
+        meter.rate(READ_COLD, BYTES, _together(read, partial(raw.run, raw.get_large, *bucket)))
+        return
     seconds, count = workloads.run(workloads.write, subject.folder, "large", sizes.large)
     meter.rate(WRITE_STORED, BYTES, (seconds + _drained(subject), count))
     subject.resume(cold=True)
     meter.measure(READ_COLD, BYTES, workloads.read, "large")
+
+
+def _together(here: Callable[[], Result], there: Callable[[], Result]) -> Result:
+    """The same bytes moved twice at the same time: done when both are."""
+    with ThreadPoolExecutor() as threads:
+        moving = threads.submit(there)
+        seconds, count = here()
+        return max(seconds, moving.result()[0]), count
 
 
 def stored_small_files(subject: Subject, meter: Meter, sizes: Sizes) -> None:

@@ -181,6 +181,20 @@ class Boto3(Subject):
         return f"boto3/{self.place.name}"
 
 
+class Both(Nothing):
+    """A mount that does nothing, and boto3 moving as many bytes at the same time: what the kernel's part and the
+    storage's part take together on this machine, and so the ceiling of every mount that does both."""
+
+    name = "nothing and boto3 together"
+    remote = True
+    needs_server = True
+
+    @property
+    def bucket(self) -> Service:
+        assert self.service is not None
+        return self.service
+
+
 class Infinitfs(Subject):
     """As a user has it who says nothing: every option of `mount` at its default; a user without a passphrase."""
 

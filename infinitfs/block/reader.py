@@ -203,16 +203,27 @@ class BlockReader:
         try:
             if await self._join_now(parts, joined):
                 return joined
+            groups = [list(group) for _, group in groupby(parts, key=lambda part: part.location.pack)]
+            for group in groups:
+                await self._fetch(group)
+            if await self._join_now(parts, joined):
+                return joined
             end = 0
-            for _, group in groupby(parts, key=lambda part: part.location.pack):
-                members = list(group)
-                start, end = end, end + sum(part.length for part in members)
-                spans = [span for part in members for span in _spans(part)]
-                work = partial(self._open_parts, members, joined[start:end])
-                await self._sealed(members[0].location, spans, work, quick=False)
+            for group in groups:
+                start, end = end, end + sum(part.length for part in group)
+                spans = [span for part in group for span in _spans(part)]
+                work = partial(self._open_parts, group, joined[start:end])
+                await self._sealed(group[0].location, spans, work, quick=False)
         except DamagedFrame:
             return None
         return joined
+
+    async def _fetch(self, parts: Sequence[Part]) -> None:
+        """What of one pack is on its way, or missing, comes into the cache; a failure is left for the read to meet."""
+        where = parts[0].location
+        if not self._staging.holds(where.pack):
+            spans = [span for part in parts for span in _spans(part)]
+            await self._cache.fetch(where.pack, where.pack_size, spans)
 
     async def _join_now(self, parts: Sequence[Part], out: memoryview) -> bool:
         """False where some of it is not in the kernel's memory. Raises DamagedFrame."""

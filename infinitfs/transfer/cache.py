@@ -168,6 +168,11 @@ class PackCache:
         for run in list(self._descriptors):
             self._close(run)
 
+    async def fetch(self, pack: str, size: int, spans: Sequence[Span]) -> None:
+        """As `prefetch`, for who reads them next and waits for that."""
+        self._count(pack, size, spans)
+        await self.prefetch(pack, size, spans)
+
     async def prefetch(self, pack: str, size: int, spans: Sequence[Span]) -> None:
         """Bring `spans` into the cache. A failure is left for the read to meet."""
         if self.limit:
@@ -185,7 +190,7 @@ class PackCache:
         except (NoSpace, LocalFileFailed):
             return
         self._forget(run for run in self._packs.get(pack, ()) if run.ready.is_set())
-        run = Run(pack, 0, size, path=target)
+        run = Run(pack, 0, size, path=target, warm=True)
         run.ready.set()
         self._add(run)
         self._look_at_limit()
@@ -364,7 +369,7 @@ class PackCache:
                 self._doomed.append(target)
                 await self._sweep()
                 raise _short(key, size, run.length)
-            run.path = target
+            run.path, run.warm = target, True
             return
         data = await self._transfer.get(key, run.start, run.length)
         if len(data) != run.length:

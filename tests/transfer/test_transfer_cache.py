@@ -16,6 +16,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from infinitfs.errors import DamagedObject, InfinitfsError, NoSpace, ObjectNotFound, StorageUnreachable
 from infinitfs.storage.base import Buffer
+from infinitfs.transfer import cache as module
 from infinitfs.transfer.base import Listing
 from infinitfs.transfer.cache import PackCache, open_cache
 from infinitfs.transfer.files import inline
@@ -114,6 +115,44 @@ async def test_spans_come_from_the_storage_once_and_then_from_the_disk(
         assert transfer.downloads == [(0, SIZE)]
         assert cache.used == stored(tmp_path) == SIZE
         assert (cache.hits, cache.misses) == (8, 4)  # an empty span is a hit
+
+
+async def test_what_is_in_the_kernels_memory_is_read_at_once(tmp_path: Path, transfer: RecordingTransfer) -> None:
+    async with open_cache(tmp_path / "cache", 10 * SIZE, transfer, key_of) as cache:
+        assert cache.read_now(PACK, 5, 100) is None
+        await cache.fetch(PACK, SIZE, [(0, SIZE)])
+        assert (cache.hits, cache.misses) == (0, 1)
+        for offset, length in SPANS:
+            assert cache.read_now(PACK, offset, length) == DATA[offset : offset + length]
+        assert (cache.hits, cache.misses) == (len(SPANS), 1)
+        assert cache.read_now(PACK, SIZE - 1, 2) is None, "beyond its end"
+        os.truncate(files(tmp_path)[0], SECTOR)
+        assert cache.read_now(PACK, SECTOR - 5, 10) is None, "cut short by somebody"
+        await cache.drop(PACK, 0, SIZE)
+        assert cache.read_now(PACK, 0, 1) is None
+    async with open_cache(tmp_path / "cache", 10 * SIZE, transfer, key_of) as cache:
+        await sealed(cache, SIZE, [(0, SIZE)])
+    async with open_cache(tmp_path / "cache", 10 * SIZE, transfer, key_of) as cache:
+        assert cache.read_now(PACK, 0, 1) is None, "a file of an earlier mount: to open it may wait for the disk"
+
+
+async def test_no_more_files_stay_open_than_are_read_lately(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_OPEN", 3)
+    packs = [f"{number:032x}" for number in range(10)]
+    transfer = RecordingTransfer(**dict.fromkeys(packs, 1000))
+
+    def opened() -> int:
+        links = Path("/proc/self/fd").iterdir()
+        return sum(os.fspath(tmp_path) in str(link.readlink()) for link in links if link.is_symlink())
+
+    async with open_cache(tmp_path, 10_000, transfer, key_of, offload=inline) as cache:
+        for pack in packs:
+            await cache.fetch(pack, 1000, [(0, 1000)])
+            assert cache.read_now(pack, 0, 10) == content(pack, 1000)[:10]
+        assert opened() == 3
+        await cache.discard(packs[-1])
+        assert opened() == 2
+    assert opened() == 0
 
 
 async def test_only_missing_sectors_are_fetched_and_adjacent_ones_in_one_request(

@@ -10,9 +10,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from infinitfs.block.index import NewFrame
+from infinitfs.block.index import Location, NewFrame
 from infinitfs.file.extents import Edit, Extent
 from infinitfs.transfer.files import inline
+from infinitfs.volume import blocks as module
 from infinitfs.volume.blocks import END, Blocks
 from infinitfs.volume.database import Database
 
@@ -155,6 +156,14 @@ class Bookkeeping(RuleBasedStateMachine):
             found[extent.offset : extent.end] = [(extent.block, extent.skip + i) for i in range(extent.length)]
         assert found[offset:end] == self.files[ino][offset:end]
 
+    @rule(ino=st.integers(1, 3), offset=st.integers(0, LENGTH - 1), length=st.integers(1, SIZE // 2))
+    def read_of_one_extent(self, ino: int, offset: int, length: int) -> None:
+        end = min(offset + length, LENGTH)
+        for _ in range(2):  # from the table, and from memory
+            wanted = [each for each in self.blocks.extents(ino, offset, end) if each[0].offset <= offset]
+            found = self.blocks.covering(ino, offset, end)
+            assert found == (wanted[0] if wanted and wanted[0][0].end >= end else None)
+
     @invariant()
     def the_books_are_right(self) -> None:
         refs = Counter(row[0] for row in self.database.rows("SELECT block FROM extents"))
@@ -220,6 +229,35 @@ def test_a_closed_pack_waits_for_its_upload_before_the_next_record(opened: tuple
     assert blocks.locate([numbers[1]])[numbers[1]].pack_size == 300
     database.connection.execute("DELETE FROM staged")
     assert blocks.unfinished() == {}
+
+
+def test_what_covers_a_range_is_asked_for_once(
+    opened: tuple[Database, Blocks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, blocks = opened
+    monkeypatch.setattr(module, "_KEPT", 3)
+    numbers = add(blocks, 1, list(range(4)))
+    extents = tuple(Extent(i * SIZE, SIZE, numbers[i], 0) for i in range(4))
+    blocks.edit(7, [Edit(0, 4 * SIZE, extents)], 0)
+    asked = 0
+    whole = blocks.extents
+
+    def counted(ino: int, offset: int, end: int) -> list[tuple[Extent, Location]]:
+        nonlocal asked
+        asked += 1
+        return whole(ino, offset, end)
+
+    monkeypatch.setattr(blocks, "extents", counted)
+    for index in (2, 0, 1, 0, 1, 2):
+        found = blocks.covering(7, index * SIZE + 5, index * SIZE + 10)
+        assert found is not None and found[0] == extents[index]
+    assert asked == 3
+    assert blocks.covering(7, SIZE - 1, SIZE + 1) is None, "two extents"
+    found = blocks.covering(7, 3 * SIZE, 4 * SIZE)
+    assert found is not None and found[1].pack_size == 0
+    blocks.close_pack(pack_name(1), 5 * SIZE)
+    found = blocks.covering(7, 0, 1)
+    assert found is not None and found[1].pack_size == 5 * SIZE, "no more the location in an open pack"
 
 
 def test_an_edit_of_a_long_file_touches_a_few_rows(opened: tuple[Database, Blocks]) -> None:

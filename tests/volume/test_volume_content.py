@@ -1,7 +1,7 @@
 """What readers get who go forward, and those who jump."""
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from infinitfs.block.index import Location
-from infinitfs.block.reader import BlockReader
+from infinitfs.block.reader import BlockReader, Part
 from infinitfs.errors import LocalDiskFailed
 from infinitfs.file.extents import Extent
 from infinitfs.file.readahead import IN_FLIGHT
@@ -146,3 +146,42 @@ async def test_who_jumps_reads_what_is_there(
             assert bytes(await volume.read(ino, at, length)) == plain[at : at + length]
         volume.close(ino)
     assert parts > 200, "of a block that is open whole, or of one in segments"
+
+
+async def test_much_is_read_at_a_time(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From blocks that open in part, side by side, rewritten, waiting in memory, and damaged in the cache."""
+    storage, source, joined = MemoryStorage(), random.Random(6), 0
+    read_joined = BlockReader.read_joined
+
+    async def counted(reader: BlockReader, parts: Sequence[Part]) -> memoryview | None:
+        nonlocal joined
+        found = await read_joined(reader, parts)
+        joined += found is not None
+        return found
+
+    monkeypatch.setattr(BlockReader, "read_joined", counted)
+    plain = bytearray(source.randbytes(12 * MI))
+    async with opened_volume(storage, tmp_path / "one", make_volume(Parameters())) as session:
+        volume = session.volume
+        ino = await put(volume, b"large", bytes(plain))
+        volume.open(ino)
+        for step in range(150):
+            if step in (30, 80):
+                await drained(session)
+            if step == 50:
+                await volume.forget()
+            if step == 90:
+                for path in (tmp_path / "one").rglob("*.0.*"):
+                    frame = bytearray(path.read_bytes())
+                    frame[len(frame) // 2] ^= 1
+                    path.write_bytes(frame)
+            if step % 10 == 0:
+                at, data = source.randrange(len(plain)), source.randbytes(source.randrange(1, 300_000))
+                plain[at : at + len(data)] = data
+                await volume.write(ino, at, data)
+            at, length = source.randrange(len(plain)), source.choice([MI // 2, MI, 3 * MI])
+            assert bytes(await volume.read(ino, at, length)) == plain[at : at + length]
+        volume.close(ino)
+    assert joined > 50
