@@ -55,6 +55,7 @@ MAX_PAYLOAD = 64 << 20
 VOLUME_ID_SIZE = 16
 
 SEGMENT_SIZE = 64 * 1024
+SEALED_SEGMENT_SIZE = SEGMENT_SIZE + TAG_SIZE
 
 XAES_256_GCM = 1
 XAES_256_GCM_SEGMENTS = 2
@@ -131,8 +132,8 @@ def sealed_size(payload: int, *, segmented: bool = False) -> int:
 
 def segment_span(size: int, number: int) -> tuple[int, int]:
     """Offset and length of a sealed segment in a segmented frame of `size` bytes."""
-    offset = HEADER_SIZE + number * (SEGMENT_SIZE + TAG_SIZE)
-    return offset, min(SEGMENT_SIZE + TAG_SIZE, size - offset)
+    offset = HEADER_SIZE + number * SEALED_SEGMENT_SIZE
+    return offset, min(SEALED_SEGMENT_SIZE, size - offset)
 
 
 def parse_header(data: Buffer) -> Header:

@@ -168,11 +168,6 @@ class PackCache:
         for run in list(self._descriptors):
             self._close(run)
 
-    async def fetch(self, pack: str, size: int, spans: Sequence[Span]) -> None:
-        """As `prefetch`, for who reads them next and waits for that."""
-        self._count(pack, size, spans)
-        await self.prefetch(pack, size, spans)
-
     async def prefetch(self, pack: str, size: int, spans: Sequence[Span]) -> None:
         """Bring `spans` into the cache. A failure is left for the read to meet."""
         if self.limit:

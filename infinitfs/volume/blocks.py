@@ -163,7 +163,10 @@ class Blocks:
         """The extent that covers all of `[offset, end)` of a file, with where it lies, None without one. What was found
         before is in memory."""
         if ino not in self._known:
+            if self._kept >= _KEPT:
+                self._forget_extents()
             self._known[ino] = [], []
+            self._kept += 1
         starts, known = self._known[ino]
         place = bisect_right(starts, offset)
         if place and end <= known[place - 1][0].end:
@@ -174,8 +177,6 @@ class Blocks:
         starts.insert(place, found[0][0].offset)
         known.insert(place, found[0])
         self._kept += 1
-        if self._kept > _KEPT:
-            self._forget_extents()
         return found[0]
 
     def _forget_extents(self) -> None:

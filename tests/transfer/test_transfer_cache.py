@@ -120,11 +120,10 @@ async def test_spans_come_from_the_storage_once_and_then_from_the_disk(
 async def test_what_is_in_the_kernels_memory_is_read_at_once(tmp_path: Path, transfer: RecordingTransfer) -> None:
     async with open_cache(tmp_path / "cache", 10 * SIZE, transfer, key_of) as cache:
         assert cache.read_now(PACK, 5, 100) is None
-        await cache.fetch(PACK, SIZE, [(0, SIZE)])
-        assert (cache.hits, cache.misses) == (0, 1)
+        await cache.prefetch(PACK, SIZE, [(0, SIZE)])
         for offset, length in SPANS:
             assert cache.read_now(PACK, offset, length) == DATA[offset : offset + length]
-        assert (cache.hits, cache.misses) == (len(SPANS), 1)
+        assert (cache.hits, cache.misses) == (len(SPANS), 0)
         assert cache.read_now(PACK, SIZE - 1, 2) is None, "beyond its end"
         os.truncate(files(tmp_path)[0], SECTOR)
         assert cache.read_now(PACK, SECTOR - 5, 10) is None, "cut short by somebody"
@@ -147,7 +146,7 @@ async def test_no_more_files_stay_open_than_are_read_lately(tmp_path: Path, monk
 
     async with open_cache(tmp_path, 10_000, transfer, key_of, offload=inline) as cache:
         for pack in packs:
-            await cache.fetch(pack, 1000, [(0, 1000)])
+            await cache.prefetch(pack, 1000, [(0, 1000)])
             assert cache.read_now(pack, 0, 10) == content(pack, 1000)[:10]
         assert opened() == 3
         await cache.discard(packs[-1])
