@@ -38,7 +38,6 @@ _log = logging.getLogger(__name__)
 
 Parameter = int | bytes | str | None
 
-_CACHE = 96 * 1024  # KiB of pages in memory, as needed; to read and open one again takes as long as a look-up
 LOG_LIMIT = 16 * 2**20  # bytes of log after which it is copied into the main file
 LOG_RESERVE = 2 * LOG_LIMIT  # bytes of disk that the log has from the start, so that a full disk stops no commit
 
@@ -112,7 +111,7 @@ class Database:
             raise DamagedRecord(path=str(self.path), reason=f"the local database does not open: {error}") from None
         connection.pragma("synchronous", "normal")
         connection.pragma("wal_autocheckpoint", 0)
-        connection.pragma("cache_size", -_CACHE)
+        connection.pragma("cache_size", -32 * 1024)
         connection.pragma("temp_store", "memory")
         return connection
 
