@@ -297,6 +297,7 @@ class BlockReader:
             if self._staging.holds(pack):
                 raise DamagedObject(key=str(self._staging.path(pack)), reason=error.fields["reason"]) from error
         for location in locations:
+            self._frames.pop((pack, location.offset), None)
             await self._cache.drop(pack, location.offset, location.length)
         try:
             return await self._open_frames(pack, locations)

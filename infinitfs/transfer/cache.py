@@ -147,7 +147,7 @@ class PackCache:
         return buffer
 
     def _open_now(self, run: Run) -> int | None:
-        """A descriptor of the file of a run that was read before, for as long as it is one of the last."""
+        """A descriptor of a warm run's file, kept for as long as it is one of the last that were opened."""
         if run.path is None or not run.warm:
             return None
         try:

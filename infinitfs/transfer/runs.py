@@ -30,7 +30,7 @@ _NAME = re.compile(r"([0-9a-f]{2,})\.(\d+)\.(\d+)")
 class Run:
     """The bytes `[start, start + length)` of a pack: on their way until `ready`, then in the file `path`,
     or in `data` where the disk would not take them, or not there because of `error`. `pins` count who needs
-    it now; `warm` is a file that was read before, so that opening it waits for no disk."""
+    it now; `warm` is a file that was just written, or read before, so that opening it waits for no disk."""
 
     pack: str
     start: int

@@ -532,6 +532,20 @@ async def test_parts_of_blocks_are_joined_where_they_are_to_be(tmp_path: Path) -
         assert made.opened == [], "no whole frame"
 
 
+async def test_a_header_damaged_in_the_cache_is_not_kept(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        (block,) = await made.store(noise(SIZE), segmented=True)
+        (location,) = made.locate(block)
+        await made.cache.prefetch(location.pack, location.pack_size, [(location.offset, location.length)])
+        for path in made.cache_folder.rglob("*.0.*"):
+            damage_file(path, HEADER_SIZE - 10)
+        parts = [Part(location, 0, SIZE)]
+        assert await made.reader.read_joined(parts) is None
+        assert await made.read(block) == [noise(SIZE)], "from the storage"
+        joined = await made.reader.read_joined(parts)
+        assert joined is not None and bytes(joined) == noise(SIZE)
+
+
 async def test_parts_are_not_joined_where_one_is_damaged_or_opens_whole_only(tmp_path: Path) -> None:
     async with world(tmp_path) as made:
         fine, damaged = await made.store(noise(SIZE), noise(SIZE, 1), segmented=True)
