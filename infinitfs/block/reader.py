@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 _READERS = 4  # that share the cache for what they will read next
 _BREATH = 4  # segments that are opened at a time on the event loop, in some 50 us
-_FRAMES = 4096  # of which the key is kept, 1 KiB each
+_FRAMES = 4096  # of which the key is kept, 3 KiB each
 _INLINE = 64 * 1024  # up to this many plain bytes a thread costs more than it spares the event loop
 
 T = TypeVar("T")
@@ -181,7 +181,7 @@ class BlockReader:
         """As `read_now`, from wherever it is; None where only the whole block can be read, or tells what is wrong with
         it.
 
-        Raises ObjectNotFound, StorageUnreachable, LocalDiskFailed, and DamagedObject where the pack is too short.
+        Raises ObjectNotFound, StorageUnreachable, LocalDiskFailed.
         """
         data = self.read_now(location, start, length)
         if data is not None or not self.opens_in_part(location):
@@ -190,7 +190,7 @@ class BlockReader:
         part = Part(location, start, length)
         try:
             frame = await self._sealed(location, _spans(part), partial(self._open_part, part, out), quick=True)
-        except DamagedFrame:
+        except (DamagedFrame, DamagedObject):
             return None
         self._keep_frame(location, frame)
         return out
@@ -218,7 +218,7 @@ class BlockReader:
             for part in parts:
                 start, end = end, end + part.length
                 await self._open_here(part, joined[start:end])
-        except DamagedFrame:
+        except (DamagedFrame, DamagedObject):
             return None
         return joined
 

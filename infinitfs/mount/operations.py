@@ -126,8 +126,7 @@ class Operations(pyfuse3.Operations):
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> EntryAttributes:
         inode = self._volume.lookup(parent_inode, name)
         if inode is not None:
-            self._volume.use(inode.ino)
-            return self._entry(inode)
+            return self._known(inode)
         absent = EntryAttributes()
         absent.st_ino = 0
         absent.entry_timeout = VALID

@@ -20,7 +20,6 @@ from infinitfs.volume.blocks import Blocks
 
 _PREFETCHES = 32  # ranges on their way into the cache at a time, for all readers
 _PART = 64 * 1024  # bytes of a block; to read more of it alone spares little
-
 _MUCH = 128 * 1024  # bytes; who reads less at a time, one after the other, has each block opened once for all reads
 
 Overlay = list[tuple[int, bytes | memoryview]]

