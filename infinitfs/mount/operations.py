@@ -28,7 +28,7 @@ from infinitfs.mount.metrics import Timing
 from infinitfs.mount.request import MountRequest
 from infinitfs.mount.vigil import Vigil
 from infinitfs.volume import acl
-from infinitfs.volume.inodes import Inode
+from infinitfs.volume.inodes import Attributes, Inode
 from infinitfs.volume.namespace import NAME_MAX
 from infinitfs.volume.volume import Volume
 
@@ -92,28 +92,26 @@ class Operations(pyfuse3.Operations):
         self._volume = volume
         self._uid = request.uid
         self._gid = request.gid
-        self._mask = ~(request.umask or 0)
+        self._mask = ~((request.umask or 0) & 0o777)
 
-    def _entry(self, inode: Inode, reply: EntryAttributes | None = None) -> EntryAttributes:
-        """In `reply` where one is given, which was sent already and serves again."""
-        entry = reply
-        if entry is None:
-            entry = EntryAttributes()
-            entry.generation = 0
-            entry.entry_timeout = entry.attr_timeout = VALID
-            entry.st_blksize = _BLOCK
-        entry.st_ino = inode.ino
-        entry.st_mode = inode.mode & (self._mask | ~0o777)
-        entry.st_nlink = inode.nlink
-        entry.st_uid = inode.uid if self._uid is None else self._uid
-        entry.st_gid = inode.gid if self._gid is None else self._gid
-        entry.st_rdev = inode.rdev
-        entry.st_size = inode.size
-        entry.st_blocks = (inode.allocated + 511) // 512
-        entry.st_atime_ns = inode.atime
-        entry.st_mtime_ns = inode.mtime
-        entry.st_ctime_ns = inode.ctime
+    def _entry(self, inode: Inode) -> EntryAttributes:
+        entry = _blank()
+        self._fill(entry, inode.attributes)
         return entry
+
+    def _fill(self, entry: EntryAttributes, attributes: Attributes) -> None:
+        ino, mode, uid, gid, nlink, size, allocated, rdev, atime, mtime, ctime = attributes
+        entry.st_ino = ino
+        entry.st_mode = mode & self._mask
+        entry.st_nlink = nlink
+        entry.st_uid = uid if self._uid is None else self._uid
+        entry.st_gid = gid if self._gid is None else self._gid
+        entry.st_rdev = rdev
+        entry.st_size = size
+        entry.st_blocks = (allocated + 511) // 512
+        entry.st_atime_ns = atime
+        entry.st_mtime_ns = mtime
+        entry.st_ctime_ns = ctime
 
     def _known(self, inode: Inode) -> EntryAttributes:
         """The reply that makes an inode known to the kernel."""
@@ -371,12 +369,12 @@ class Operations(pyfuse3.Operations):
             return
         if start_id < _DOT_DOT and not self._list_dot(fh, b"..", _DOT_DOT, token):
             return
-        entry = None
-        for position, name, inode in self._volume.entries(fh, start_id - 1):
-            entry = self._entry(inode, entry)
-            if not pyfuse3.readdir_reply(token, name, entry, position + 1):
+        entry = _blank()
+        for row in self._volume.entries(fh, start_id - 1):
+            self._fill(entry, row[2:])
+            if not pyfuse3.readdir_reply(token, row[1], entry, row[0] + 1):
                 break
-            self._volume.use(inode.ino)
+            self._volume.use(row[2])
 
     def _list_dot(self, folder: int, name: bytes, place: int, token: pyfuse3.ReaddirToken) -> bool:
         inode = self._volume.lookup(folder, name)
@@ -392,6 +390,14 @@ class Operations(pyfuse3.Operations):
 
     def stacktrace(self) -> None:
         """Asked for by a special attribute of the root; an operator's tool of pyfuse3 that is not offered."""
+
+
+def _blank() -> EntryAttributes:
+    entry = EntryAttributes()
+    entry.generation = 0
+    entry.entry_timeout = entry.attr_timeout = VALID
+    entry.st_blksize = _BLOCK
+    return entry
 
 
 def _kept_time(nanoseconds: int) -> int:

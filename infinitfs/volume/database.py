@@ -41,6 +41,9 @@ Parameter = int | bytes | str | None
 LOG_LIMIT = 16 * 2**20  # bytes of log after which it is copied into the main file
 LOG_RESERVE = 2 * LOG_LIMIT  # bytes of disk that the log has from the start, so that a full disk stops no commit
 
+# One thread at a time uses a connection; a mutex around each column of each row takes a quarter of a listing.
+_FLAGS = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_NOMUTEX
+
 
 class _Connection(apsw.Connection):
     """A connection whose errors leave as those of the tree, once `failure` says what becomes of one."""
@@ -101,7 +104,7 @@ class Database:
 
     def connect(self) -> _Connection:
         """One more connection to the same file, for a checkpoint in a thread."""
-        connection = _Connection(str(self.path), statementcachesize=256)
+        connection = _Connection(str(self.path), flags=_FLAGS, statementcachesize=256)
         connection.pragma("key", f"raw:{self._key.hex()}")
         try:
             connection.pragma("page_size", PAGE_SIZE)

@@ -16,6 +16,10 @@ from infinitfs.volume.database import Database
 _KEPT = 16384  # rows in memory, about 10 MiB
 
 
+Attributes = tuple[int, int, int, int, int, int, int, int, int, int, int]
+"""What programs see of an inode: its fields from `ino` to `ctime`."""
+
+
 class Inode(NamedTuple):
     """A row of `inodes`. `size` and `allocated` in bytes, times in nanoseconds; `parent` of a directory, whose `size`
     grows with its entries."""
@@ -38,6 +42,10 @@ class Inode(NamedTuple):
     @property
     def is_directory(self) -> bool:
         return stat.S_ISDIR(self.mode)
+
+    @property
+    def attributes(self) -> Attributes:
+        return self[:11]
 
 
 _SELECT = f"SELECT {', '.join(Inode._fields)} FROM inodes WHERE ino = ?"

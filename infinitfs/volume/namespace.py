@@ -23,7 +23,7 @@ from infinitfs.errors import (
 )
 from infinitfs.volume import acl
 from infinitfs.volume.database import Database
-from infinitfs.volume.inodes import Inode, Inodes
+from infinitfs.volume.inodes import Attributes, Inode, Inodes
 from infinitfs.volume.xattrs import Xattrs
 
 ROOT = 1
@@ -41,6 +41,15 @@ _LOOKUP = (
     f"SELECT dirents.{_JOINED.removeprefix('inodes.')} FROM dirents LEFT JOIN inodes ON inodes.ino = dirents.ino"
     " WHERE dirents.parent = ? AND name = ?"
 )
+_SEEN = ", ".join(f"inodes.{field}" for field in Inode._fields[: Inode._fields.index("created")])
+_LIST = (
+    f"SELECT position, name, {_SEEN} FROM dirents JOIN inodes USING (ino)"
+    " WHERE dirents.parent = ? AND position > ? ORDER BY position"
+)
+
+Entry = tuple[int, bytes, *Attributes]
+"""One of a listing: position, name, and the inode's attributes. A plain row: an Inode takes a third as long to make as
+the row to read."""
 
 
 class Namespace:
@@ -113,16 +122,11 @@ class Namespace:
             raise NoSuchEntry(path=_show(name))
         return inode
 
-    def entries(self, parent: int, after: int) -> Iterator[tuple[int, bytes, Inode]]:
-        """(position, name, inode) of the entries behind position `after`, in order. Read a bounded number of them
-        and come back with the last position: the statement must not stay open across an await."""
+    def entries(self, parent: int, after: int) -> Iterator[Entry]:
+        """The entries behind position `after`, in order. Read a bounded number of them and come back with the last
+        position: the statement must not stay open across an await."""
         self._inodes.write_out()
-        for row in self._connection.execute(
-            f"SELECT dirents.position, dirents.name, {_JOINED} FROM dirents JOIN inodes USING (ino)"
-            " WHERE dirents.parent = ? AND dirents.position > ? ORDER BY dirents.position",
-            (parent, after),
-        ):
-            yield row[0], row[1], tuple.__new__(Inode, row[2:])  # in 0.18 us; Inode(*row[2:]) takes 0.30
+        return self._connection.execute(_LIST, (parent, after))
 
     def unlinked(self) -> list[int]:
         self._inodes.write_out()

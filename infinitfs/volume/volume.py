@@ -37,7 +37,7 @@ from infinitfs.volume.content import Content
 from infinitfs.volume.database import Database
 from infinitfs.volume.inodes import Inode
 from infinitfs.volume.lease import Lease
-from infinitfs.volume.namespace import Namespace
+from infinitfs.volume.namespace import Entry, Namespace
 from infinitfs.volume.publisher import Publisher
 from infinitfs.volume.room import Room
 from infinitfs.volume.writeback import WriteBack
@@ -248,11 +248,14 @@ class Volume:
         inode = self._namespace.lookup(parent, name)
         return inode if inode is None or inode.ino not in self._files else self._current(inode)
 
-    def entries(self, parent: int, after: int) -> Iterator[tuple[int, bytes, Inode]]:
+    def entries(self, parent: int, after: int) -> Iterator[Entry]:
         entries = self._namespace.entries(parent, after)
         if not self._files:
             return entries
-        return ((position, name, self._current(inode)) for position, name, inode in entries)
+        return (self._current_entry(entry) if entry[2] in self._files else entry for entry in entries)
+
+    def _current_entry(self, entry: Entry) -> Entry:
+        return *entry[:2], *self.attributes(entry[2]).attributes
 
     async def create(
         self,

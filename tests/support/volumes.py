@@ -192,5 +192,5 @@ async def picture(volume: Volume, ino: int = ROOT) -> Seen:
     is_file = inode.mode & 0o170000 == 0o100000
     xattrs = {name: volume.get_xattr(ino, name) for name in volume.list_xattrs(ino)}
     entries = list(volume.entries(ino, 0)) if inode.is_directory else []
-    nodes = {name: await picture(volume, entry.ino) for _, name, entry in entries}
+    nodes = {name: await picture(volume, number) for _, name, number, *_ in entries}
     return Seen(inode, xattrs, await content(volume, ino) if is_file else b"", nodes)

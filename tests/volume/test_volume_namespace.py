@@ -314,9 +314,9 @@ class Tree(RuleBasedStateMachine):
     def go_on_listing(self, count: int) -> None:
         if self.listed is None:
             return
-        for position, name, inode in self.namespace.entries(self.listed.ino, self.position):
+        for position, name, ino, *_ in self.namespace.entries(self.listed.ino, self.position):
             assert position > self.position
-            assert inode.ino == self.listed.entries[name].ino
+            assert ino == self.listed.entries[name].ino
             self.position = position
             self.given.append(name)
             count -= 1
@@ -342,13 +342,14 @@ class Tree(RuleBasedStateMachine):
             assert (inode.mtime, inode.ctime) == (node.mtime, node.ctime)
             if node.is_directory:
                 assert inode.size == 64 + 32 * len(node.entries)
-                listed = {name: entry for _, name, entry in self.namespace.entries(node.ino, 0)}
-                assert {name: entry.ino for name, entry in listed.items()} == {
+                listed = {name: attributes for _, name, *attributes in self.namespace.entries(node.ino, 0)}
+                assert {name: attributes[0] for name, attributes in listed.items()} == {
                     name: entry.ino for name, entry in node.entries.items()
                 }
                 assert self.namespace.lookup(node.ino, b".") == inode
                 for name in NAMES:
-                    assert self.namespace.lookup(node.ino, name) == listed.get(name)
+                    found = self.namespace.lookup(node.ino, name)
+                    assert (found and list(found.attributes)) == listed.get(name)
             if node.is_directory and node.links:
                 assert node.parent is not None
                 assert self.namespace.lookup(node.ino, b"..") == self.namespace.inode(node.parent.ino)

@@ -35,7 +35,7 @@ VOLUME = OPENED.volume_id.hex()
 
 
 def names(volume: Volume) -> set[bytes]:
-    return {name for _, name, _ in volume.entries(ROOT, 0)}
+    return {name for _, name, *_ in volume.entries(ROOT, 0)}
 
 
 async def write(storage: MemoryStorage | FaultyStorage, home: Path, *files: bytes, take_over: bool = False) -> None:

@@ -66,13 +66,13 @@ async def observe(volume: Volume) -> Seen:
     _see(volume, ROOT, seen)
     while folders:
         parent = folders.pop()
-        for _, name, inode in list(volume.entries(parent, 0)):
-            seen.tree.names[parent, name] = inode.ino
-            if inode.ino in seen.tree.nodes:
+        for _, name, ino, mode, *_ in list(volume.entries(parent, 0)):
+            seen.tree.names[parent, name] = ino
+            if ino in seen.tree.nodes:
                 continue
-            _see(volume, inode.ino, seen)
-            if inode.is_directory:
-                folders.append(inode.ino)
+            _see(volume, ino, seen)
+            if stat.S_ISDIR(mode):
+                folders.append(ino)
     for ino, node in seen.tree.nodes.items():
         if stat.S_ISREG(node.mode):
             volume.open(ino)
