@@ -4,7 +4,8 @@ Above: `volume.Volume` (reads, flushes), `collector` (frees packs). Below: `data
 Invariant: `refs` of a block is the number of extents that name it, `live` of a pack the number of its blocks with
 `refs` > 0; a block without references has a `death`, the position of the record in which the last one went. Blocks of
 a condemned pack are not in the table, so nothing deduplicates against it. A new block waits in memory for the end of
-its transaction, or for a statement that reads its row: until then it is counted without one.
+its transaction, or for a statement that reads its row: until then it is counted without one. So do the extents of a
+removed file, which nobody can read any more, and what they count.
 """
 
 from bisect import bisect_right
@@ -41,6 +42,7 @@ class Blocks:
         self._next = 0
         self._packs: dict[str, int] = {}
         self._live: Counter[int] = Counter()
+        self._gone: list[int] = []  # the removed files
         self._known: dict[int, tuple[list[int], list[tuple[Extent, Location]]]] = {}  # by inode: where they start
         self._kept = 0
         self.stored = 0
@@ -58,10 +60,18 @@ class Blocks:
         self._numbers.clear()
         self._packs.clear()
         self._live.clear()
+        self._gone.clear()
         self._forget_extents()
 
     def write_out(self) -> None:
         """Part of every transaction's end: the tables are as new as memory when this returns."""
+        if self._gone:
+            gone = [(ino,) for ino in self._gone]
+            self._gone.clear()
+            changes: Counter[int] = Counter()
+            changes.subtract(row[0] for row in self._connection.executemany(_BLOCKS, gone))
+            self._connection.executemany("DELETE FROM extents WHERE ino = ?", gone)
+            self._count(changes)
         rows = []
         for number, new in self._new.items():
             id, _, offset, length, size = new.frame
@@ -207,36 +217,30 @@ class Blocks:
         return [extent for row in rows if (extent := Extent(*row)).end > edit.offset]
 
     def remove_extents(self, ino: int) -> None:
+        """The file has no extents from now on; nobody edits them again."""
         self._database.begin()
         self._known.pop(ino, None)
-        rows = self._connection.execute("SELECT block, count(*) FROM extents WHERE ino = ? GROUP BY block", (ino,))
-        self._count(Counter({block: -count for block, count in rows}))
-        self._connection.execute("DELETE FROM extents WHERE ino = ?", (ino,))
+        self._gone.append(ino)
 
     def _count(self, changes: Counter[int]) -> None:
+        stored = []
         for block, change in changes.items():
-            if not change:
-                continue
             new = self._new.get(block)
             if new is not None:
                 new.refs += change
                 new.death = None if new.refs else self._database.position
-                continue
-            refs, pack = self._database.row(
-                "UPDATE blocks SET refs = refs + ? WHERE block = ? RETURNING refs, pack", (change, block)
-            )
-            if refs == 0:
-                self._connection.execute(
-                    "UPDATE blocks SET death = ? WHERE block = ?", (self._database.position, block)
-                )
-                self._live[pack] -= 1
-            elif refs == change:
-                self._connection.execute(
-                    "UPDATE blocks SET death = NULL WHERE block = ? AND death IS NOT NULL", (block,)
-                )
-                self._live[pack] += 1
+            elif change:
+                stored.append((block,))
+        rows = []
+        for block, refs, pack in self._connection.executemany(_REFS, stored):
+            counted = refs + changes[block]
+            self._live[pack] += (counted > 0) - (refs > 0)
+            rows.append((counted, None if counted else self._database.position, block))
+        self._connection.executemany("UPDATE blocks SET refs = ?, death = ? WHERE block = ?", rows)
 
 
+_BLOCKS = "SELECT block FROM extents WHERE ino = ?"
+_REFS = "SELECT block, refs, pack FROM blocks WHERE block = ?"
 _LOCATION = "blocks.block, blocks.id, packs.name, packs.size, blocks.offset, blocks.length, blocks.size"
 _LOCATE = f"SELECT {_LOCATION} FROM blocks JOIN packs USING (pack) WHERE block = ?"
 # From the last extent that starts at or before the range on, so that a long file costs no scan.

@@ -53,6 +53,8 @@ _INSERT = f"INSERT INTO inodes VALUES ({', '.join('?' * len(Inode._fields))})"
 _CHANGING = ("mode", "uid", "gid", "nlink", "size", "allocated", "atime", "mtime", "ctime", "parent")
 _UPDATE = f"UPDATE inodes SET {', '.join(f'{field} = ?' for field in _CHANGING)} WHERE ino = ?"
 
+_DELETE = "DELETE FROM inodes WHERE ino = ?"
+
 
 class Inodes:
     def __init__(self, database: Database) -> None:
@@ -60,13 +62,14 @@ class Inodes:
         self._rows: dict[int, Inode] = {}
         self._new: dict[int, None] = {}
         self._changed: dict[int, None] = {}
+        self._gone: set[int] = set()
 
     def get(self, ino: int) -> Inode:
         """Raises NoSuchEntry."""
         inode = self._rows.get(ino)
         if inode is None:
             row = self._database.row(_SELECT, (ino,))
-            if row is None:
+            if row is None or ino in self._gone:
                 raise NoSuchEntry(path=f"inode {ino}")
             inode = self._keep(Inode(*row))
         return inode
@@ -100,7 +103,7 @@ class Inodes:
         if ino in self._new:
             del self._new[ino]
         else:
-            self._database.connection.execute("DELETE FROM inodes WHERE ino = ?", (ino,))
+            self._gone.add(ino)
 
     def write_out(self) -> None:
         """The table is as new as memory when this returns."""
@@ -113,9 +116,13 @@ class Inodes:
                 _UPDATE, [(*(getattr(row, field) for field in _CHANGING), row.ino) for row in rows]
             )
             self._changed.clear()
+        if self._gone:
+            self._database.connection.executemany(_DELETE, [(ino,) for ino in self._gone])
+            self._gone.clear()
 
     def forget(self) -> None:
         """The table was changed from elsewhere, or is as it was before the transaction."""
         self._rows.clear()
+        self._gone.clear()
         self._new.clear()
         self._changed.clear()

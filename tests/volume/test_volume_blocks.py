@@ -120,6 +120,7 @@ class Bookkeeping(RuleBasedStateMachine):
 
     def note_deaths(self) -> None:
         """When the last reference of a block went, by a recount of the extents."""
+        self.blocks.write_out()
         refs = Counter(row[0] for row in self.database.rows("SELECT block FROM extents"))
         for block in self.numbers:
             if refs[block]:
@@ -166,8 +167,8 @@ class Bookkeeping(RuleBasedStateMachine):
 
     @invariant()
     def the_books_are_right(self) -> None:
-        refs = Counter(row[0] for row in self.database.rows("SELECT block FROM extents"))
         self.blocks.write_out()
+        refs = Counter(row[0] for row in self.database.rows("SELECT block FROM extents"))
         rows = self.database.rows("SELECT block, refs, death FROM blocks")
         assert {row[0]: row[1] for row in rows} == {block: refs[block] for block in self.numbers}
         assert {row[0]: row[2] for row in rows} == self.deaths

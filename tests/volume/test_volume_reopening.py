@@ -225,6 +225,7 @@ async def test_a_file_open_without_a_name_ends_with_the_crash(autojump_clock: Mo
         volume.close(ino)
     async with opened_volume(then, copy, opened) as session:
         assert session.volume.space().inodes == 1
+        session.volume.database.commit()
         assert session.volume.database.value("SELECT count(*) FROM extents") == 0
         await session.drain()
         freed = await session.volume.collector.collect()
