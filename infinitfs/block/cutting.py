@@ -8,6 +8,7 @@ file), so a run that comes in several windows, the tail carried over, is cut as 
 from typing import NamedTuple, Protocol
 
 from infinitfs._native import cut, cut_fixed
+from infinitfs.storage.base import Buffer
 
 Piece = tuple[int, bytes | None]
 """Length in bytes, and the XXH3-128 fingerprint of the piece, None for a run of zeros. A fingerprint
@@ -15,7 +16,12 @@ of plaintext stays in memory."""
 
 
 class Cutter(Protocol):
-    def __call__(self, buffer: bytes, offset: int, final: bool) -> list[Piece]:
+    @property
+    def longest(self) -> int:
+        """Bytes within which a piece ends: a tail is shorter."""
+        ...
+
+    def __call__(self, buffer: Buffer, offset: int, final: bool) -> list[Piece]:
         """Pieces of `buffer`, which lies at `offset` of its file; without `final` the unfinished tail is left out."""
         ...
 
@@ -27,12 +33,20 @@ class ContentCutter(NamedTuple):
     maximum: int
     zeros: int
 
-    def __call__(self, buffer: bytes, offset: int, final: bool) -> list[Piece]:
+    @property
+    def longest(self) -> int:
+        return self.maximum + self.zeros
+
+    def __call__(self, buffer: Buffer, offset: int, final: bool) -> list[Piece]:
         return cut(buffer, self.gear, self.minimum, self.target, self.maximum, self.zeros, final)
 
 
 class FixedCutter(NamedTuple):
     size: int
 
-    def __call__(self, buffer: bytes, offset: int, final: bool) -> list[Piece]:
+    @property
+    def longest(self) -> int:
+        return self.size
+
+    def __call__(self, buffer: Buffer, offset: int, final: bool) -> list[Piece]:
         return cut_fixed(buffer, self.size, self.size - offset % self.size, final)

@@ -26,13 +26,15 @@ SealIndex = Callable[[str, Sequence[Entry]], bytes]
 
 
 class _OpenPack:
-    __slots__ = ("descriptor", "entries", "name", "size")
+    __slots__ = ("descriptor", "ending", "entries", "name", "size")
 
     def __init__(self, name: str, descriptor: int, size: int, entries: list[Entry]) -> None:
         self.name = name
         self.descriptor = descriptor
         self.size = size
         self.entries = entries
+        self.ending = 0
+        """Bytes of the index that lies behind the last frame already."""
 
 
 class Staging:
@@ -75,29 +77,32 @@ class Staging:
     def closed(self) -> list[str]:
         return list(self._sizes)
 
-    async def append(self, frames: Sequence[tuple[bytes, int, bytes]]) -> list[NewFrame]:
-        """Make frames, given as (block id, plain size, sealed bytes), durable in the open pack.
+    async def append(self, frames: Sequence[tuple[bytes, int, bytes]], *, full: bool = False) -> list[NewFrame]:
+        """Make frames, given as (block id, plain size, sealed bytes), durable in the open pack. With `full` they are
+        its last ones, and one sync does for them and what ends the pack: `close_pack` is to follow.
 
         One writer at a time (the volume's flush lock). A cancelled caller waits for the disk: an append is whole.
         Raises NoSpace, with the pack as it was before; LocalDiskFailed where the disk fails otherwise.
         """
-        return await self._offload(partial(self._append, frames))
+        return await self._offload(partial(self._append, frames, full))
 
-    def _append(self, frames: Sequence[tuple[bytes, int, bytes]]) -> list[NewFrame]:
+    def _append(self, frames: Sequence[tuple[bytes, int, bytes]], full: bool) -> list[NewFrame]:
         pack = self._open or self._begin()
         written = []
         offset = pack.size
         for block, size, frame in frames:
             written.append(Entry(block, offset, len(frame), size))
             offset += len(frame)
+        ending = self._seal_index(pack.name, [*pack.entries, *written]) if full else b""
         try:
-            self._extend(pack, [frame for _, _, frame in frames])
+            self._extend(pack, [*(frame for _, _, frame in frames), ending])
         except InfinitfsError:
             if pack is not self._open:  # just begun, and nothing is in it
                 os.close(pack.descriptor)
                 remove([self.path(pack.name)])
             raise
         pack.size = offset
+        pack.ending = len(ending)
         pack.entries.extend(written)
         self._open = pack
         return [NewFrame(e.id, pack.name, e.offset, e.length, e.size) for e in written]
@@ -141,12 +146,14 @@ class Staging:
         pack = self._open
         if pack is None:
             return None
-        ending = self._seal_index(pack.name, pack.entries)
-        self._extend(pack, [ending])
+        if not pack.ending:
+            ending = self._seal_index(pack.name, pack.entries)
+            self._extend(pack, [ending])
+            pack.ending = len(ending)
         os.close(pack.descriptor)
         self._open = None
-        self._sizes[pack.name] = pack.size + len(ending)
-        return pack.name, pack.size + len(ending)
+        self._sizes[pack.name] = pack.size + pack.ending
+        return pack.name, self._sizes[pack.name]
 
     def read(self, pack: str, offset: int, length: int) -> bytes:
         """The sealed bytes `[offset, offset + length)`; blocking, so for a thread.

@@ -7,22 +7,26 @@ a time (the volume's flush lock): between the look-up of an id and the commit of
 be condemned. All work on bytes is in threads, where the offload says.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
 
 import trio
 import zstandard
 
-from infinitfs.block.cutting import Cutter, Piece
+from infinitfs.block.cutting import Cutter
 from infinitfs.block.index import BlockIndex
 from infinitfs.block.staging import Staging
 from infinitfs.keys.frame import SEGMENT_SIZE, FrameType
 from infinitfs.keys.ring import KeyRing, Purpose
+from infinitfs.storage.base import Buffer
 from infinitfs.transfer.background import together
 from infinitfs.transfer.files import Offload
 
 COMPRESSION_LEVEL = 1
+_WINDOW = 4 * 2**20  # bytes that are cut and sealed at a time; more where pieces are longer
+_AHEAD = 1  # windows that wait to be sealed, and for the disk
+_PORTION = 8 * 2**20  # bytes of frames that wait in memory for their pack
 _STEP = 32  # blocks that the index is asked for, or told of, without letting another task run
 _WORTH = 0.97  # a block that compresses to more than this share stays as it is: reading it is cheaper
 
@@ -30,11 +34,26 @@ T = TypeVar("T")
 
 
 class Request(NamedTuple):
-    """`data` at `offset` of a file. Without `final` the piece that no cut point ended comes back as the tail."""
+    """`chunks`, one behind the other, at `offset` of a file. Without `final` the piece that no cut point ended comes
+    back as the tail."""
 
     offset: int
-    data: bytes
+    chunks: tuple[Buffer, ...]
     final: bool
+
+    @property
+    def length(self) -> int:
+        return sum(map(len, self.chunks))
+
+    def last(self, length: int) -> bytes:
+        """The last `length` bytes."""
+        parts: list[Buffer] = []
+        for chunk in reversed(self.chunks):
+            if not length:
+                break
+            parts.append(memoryview(chunk)[-length:])
+            length -= len(parts[-1])
+        return b"".join(reversed(parts))
 
 
 class Stored(NamedTuple):
@@ -46,14 +65,67 @@ class Stored(NamedTuple):
     provisional: bool
 
 
+Block = tuple[bytes, Buffer]
+"""Block id, bytes."""
+
 Frame = tuple[bytes, int, bytes]
 """Block id, plain size, sealed bytes."""
 
 
-class _Cut(NamedTuple):
-    pieces: list[Piece]
-    ids: list[bytes | None]
-    provisional: bool
+class _Cut:
+    """A request that is cut window by window: the pieces until now, and the bytes behind the last of them."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.left = request.length
+        self.pieces: list[tuple[int, bytes | None]] = []
+        self.provisional = False
+        self._chunks = iter(request.chunks)
+        self._chunk = memoryview(b"")
+        self._start = request.offset
+        self._tail = b""
+
+    def go_on(self, size: int, cutter: Cutter, block_id: Callable[[Buffer], bytes]) -> dict[bytes, Buffer]:
+        """Cut the next `size` bytes; returns the blocks that end there by their ids."""
+        window = self._next(size)
+        final = self.request.final and not self.left
+        view, done = memoryview(window), 0
+        pieces = cutter(window, self._start, final)
+        blocks: dict[bytes, Buffer] = {}
+        for length, fingerprint in pieces:
+            data = view[done : done + length]
+            id = None if fingerprint is None else block_id(data)
+            self.pieces.append((length, id))
+            done += length
+            if id is not None:
+                blocks[id] = data
+        if final and pieces and pieces[-1][1] is not None:
+            # The last piece would have gone on, had there been more bytes.
+            begin = done - pieces[-1][0]
+            self.provisional = not cutter(view[begin:], self._start + begin, False)
+        self._start += done
+        self._tail = bytes(view[done:])
+        return blocks
+
+    def _next(self, size: int) -> Buffer:
+        """The tail and `size` bytes more, copied only where they are not in one place."""
+        parts: list[Buffer] = [self._tail] if self._tail else []
+        self.left -= size
+        while size:
+            if not self._chunk:
+                self._chunk = memoryview(next(self._chunks))
+            parts.append(self._chunk[:size])
+            self._chunk = self._chunk[size:]
+            size -= len(parts[-1])
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def stored(self, numbers: dict[bytes, int]) -> Stored:
+        offset = self.request.offset
+        pieces = []
+        for length, id in self.pieces:
+            pieces.append((offset, length, None if id is None else numbers[id]))
+            offset += length
+        return Stored(tuple(pieces), len(self._tail), self.provisional)
 
 
 class BlockWriter:
@@ -79,71 +151,81 @@ class BlockWriter:
         self._close_pack = close_pack
 
     async def store(self, requests: Sequence[Request]) -> list[Stored]:
-        """Store a batch. Raises NoSpace or LocalDiskFailed with nothing of the batch referred to."""
-        cuts = await self._offload(partial(self._cut, requests))
-        ids = {id for cut in cuts for id in cut.ids if id is not None}
-        known: dict[bytes, int] = {}
-        for some in _steps(list(ids)):
-            known |= self._index.find(some)
-            await trio.lowlevel.checkpoint()
-        new: dict[bytes, memoryview] = {}
-        for request, cut in zip(requests, cuts, strict=True):
-            view, start = memoryview(request.data), 0
-            for (length, _), id in zip(cut.pieces, cut.ids, strict=True):
-                if id is not None and id not in known and id not in new:
-                    new[id] = view[start : start + length]
-                start += length
-        if new:
-            for frames in self._portions(await self._seal_all(list(new.items()))):
-                for written in _steps(await self._staging.append(frames)):
-                    known |= self._index.add(written)
+        """Store a batch. Raises NoSpace or LocalDiskFailed with nothing of the batch referred to.
+
+        While one window is on its way to the disk the next is sealed, and the one after it cut.
+        """
+        cuts = [_Cut(request) for request in requests]
+        numbers: dict[bytes, int] = {}
+        async with together() as nursery:
+            to_seal, blocks = trio.open_memory_channel[list[Block]](_AHEAD)
+            to_disk, sealed = trio.open_memory_channel[list[Frame]](_AHEAD)
+            nursery.start_soon(self._seal_all, blocks, to_disk)
+            nursery.start_soon(self._append_all, sealed, numbers)
+            await self._cut_all(cuts, to_seal, numbers)
+        return [cut.stored(numbers) for cut in cuts]
+
+    async def _cut_all(
+        self, cuts: list[_Cut], to_seal: trio.MemorySendChannel[list[Block]], numbers: dict[bytes, int]
+    ) -> None:
+        """Blocks out of the batch, and of them those that are not stored yet."""
+        seen: set[bytes] = set()
+        async with to_seal:
+            for window in _windows(cuts, max(_WINDOW, self._cutter.longest)):
+                blocks = await self._offload(partial(self._cut, window))
+                found: dict[bytes, int] = {}
+                for some in _steps([id for id in blocks if id not in seen]):
+                    found |= self._index.find(some)
                     await trio.lowlevel.checkpoint()
-                if self._staging.open_size >= self._pack_size:
-                    await self._close_pack()
-        return [self._stored(request, cut, known) for request, cut in zip(requests, cuts, strict=True)]
+                new = [(id, data) for id, data in blocks.items() if id not in seen and id not in found]
+                numbers |= found
+                seen |= blocks.keys()
+                if new:
+                    await to_seal.send(new)
 
-    def _portions(self, frames: list[Frame]) -> Iterator[list[Frame]]:
-        """What fits into the open pack, then into the next ones."""
+    async def _seal_all(
+        self, blocks: trio.MemoryReceiveChannel[list[Block]], to_disk: trio.MemorySendChannel[list[Frame]]
+    ) -> None:
+        async with to_disk:
+            async for some in blocks:
+                await to_disk.send(await self._seal_in_threads(some))
+
+    async def _append_all(self, sealed: trio.MemoryReceiveChannel[list[Frame]], numbers: dict[bytes, int]) -> None:
+        """Frames into packs, with one sync a pack where there are enough."""
         portion: list[Frame] = []
-        room = self._pack_size - self._staging.open_size
-        for frame in frames:
-            portion.append(frame)
-            room -= len(frame[2])
-            if room <= 0:
-                yield portion
-                portion, room = [], self._pack_size
+        size, room = 0, self._pack_size - self._staging.open_size
+        async for frames in sealed:
+            for frame in frames:
+                portion.append(frame)
+                size += len(frame[2])
+                if size >= min(room, _PORTION):
+                    await self._append(portion, numbers, full=size >= room)
+                    portion, size, room = [], 0, self._pack_size - self._staging.open_size
         if portion:
-            yield portion
+            await self._append(portion, numbers, full=False)
 
-    def _cut(self, requests: Sequence[Request]) -> list[_Cut]:
-        """Cut points and ids of a batch."""
-        cuts = []
-        for request in requests:
-            pieces = self._cutter(request.data, request.offset, request.final)
-            view, start = memoryview(request.data), 0
-            ids: list[bytes | None] = []
-            for length, fingerprint in pieces:
-                ids.append(None if fingerprint is None else self._ring.block_id(view[start : start + length]))
-                start += length
-            cuts.append(_Cut(pieces, ids, request.final and self._ends_early(request, pieces)))
-        return cuts
+    async def _append(self, portion: list[Frame], numbers: dict[bytes, int], *, full: bool) -> None:
+        for written in _steps(await self._staging.append(portion, full=full)):
+            numbers |= self._index.add(written)
+            await trio.lowlevel.checkpoint()
+        if full:
+            await self._close_pack()
 
-    def _ends_early(self, request: Request, pieces: list[Piece]) -> bool:
-        """Whether the last piece would have gone on, had there been more bytes."""
-        if not pieces or pieces[-1][1] is None:
-            return False
-        length = pieces[-1][0]
-        start = len(request.data) - length
-        return not self._cutter(request.data[start:], request.offset + start, False)
+    def _cut(self, window: list[tuple[_Cut, int]]) -> dict[bytes, Buffer]:
+        """Cut the given number of bytes of each; returns the blocks that end there by their ids."""
+        blocks: dict[bytes, Buffer] = {}
+        for cut, size in window:
+            blocks |= cut.go_on(size, self._cutter, self._ring.block_id)
+        return blocks
 
-    async def _seal_all(self, blocks: list[tuple[bytes, memoryview]]) -> list[Frame]:
+    async def _seal_in_threads(self, blocks: list[Block]) -> list[Frame]:
         """Compress and seal, in two threads where there is enough to share."""
         if len(blocks) == 1 or sum(len(data) for _, data in blocks) < 256 * 1024:
             return await self._offload(partial(self._seal, blocks))
         halves: list[list[Frame]] = [[], []]
         middle = (len(blocks) + 1) // 2
 
-        async def seal(half: int, part: list[tuple[bytes, memoryview]]) -> None:
+        async def seal(half: int, part: list[Block]) -> None:
             halves[half] = await self._offload(partial(self._seal, part))
 
         async with together() as nursery:
@@ -151,7 +233,7 @@ class BlockWriter:
             nursery.start_soon(seal, 1, blocks[middle:])
         return halves[0] + halves[1]
 
-    def _seal(self, blocks: list[tuple[bytes, memoryview]]) -> list[Frame]:
+    def _seal(self, blocks: list[Block]) -> list[Frame]:
         compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL, write_checksum=False)
         frames = []
         for id, data in blocks:
@@ -166,13 +248,23 @@ class BlockWriter:
             frames.append((id, len(data), frame))
         return frames
 
-    def _stored(self, request: Request, cut: _Cut, known: dict[bytes, int]) -> Stored:
-        offset = request.offset
-        pieces = []
-        for (length, _), id in zip(cut.pieces, cut.ids, strict=True):
-            pieces.append((offset, length, None if id is None else known[id]))
-            offset += length
-        return Stored(tuple(pieces), request.offset + len(request.data) - offset, cut.provisional)
+
+def _windows(cuts: Iterable[_Cut], total: int) -> Iterator[list[tuple[_Cut, int]]]:
+    """What to cut next, and how many bytes of each: `total` in all, fewer at the end."""
+    window: list[tuple[_Cut, int]] = []
+    room = total
+    for cut in cuts:
+        while cut.left:
+            size = min(cut.left, room)
+            window.append((cut, size))
+            room -= size
+            if not room:
+                yield window
+                window, room = [], total
+            elif size == cut.left:
+                break
+    if window:
+        yield window
 
 
 def _steps(items: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -14,7 +14,7 @@ Bytes = bytes | memoryview
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Adjacent dirty bytes: `chunks` joined start at `offset` and are `length` bytes long."""
+    """Adjacent dirty bytes: `chunks`, joined, start at `offset` and are `length` bytes long."""
 
     offset: int
     length: int
@@ -23,9 +23,6 @@ class Run:
     @property
     def end(self) -> int:
         return self.offset + self.length
-
-    def join(self) -> bytes:
-        return b"".join(self.chunks)
 
 
 class DirtyRanges:

@@ -10,7 +10,7 @@ no clock.
 from collections.abc import Sequence
 
 from infinitfs.block.writer import Request, Stored
-from infinitfs.file.dirty import Bytes, DirtyRanges
+from infinitfs.file.dirty import Bytes, DirtyRanges, Run
 from infinitfs.file.extents import Edit, Extent
 from infinitfs.file.readahead import ReadAhead
 
@@ -91,22 +91,20 @@ class File:
         self._flushing = taken
         self._clip = 2**63 - 1
         self.dirty_since = None
-        self._requests = [
-            self._request(run.offset, run.join(), whole or run.end != self._last_end) for run in taken.runs()
-        ]
+        self._requests = [self._request(run, whole or run.end != self._last_end) for run in taken.runs()]
         return self._requests
 
-    def _request(self, offset: int, data: bytes, final: bool) -> Request:
+    def _request(self, run: Run, final: bool) -> Request:
         tail = self._tail
-        if tail is not None and tail[0] + len(tail[1]) == offset and len(data) * _CARRY >= len(tail[1]):
-            return Request(tail[0], tail[1] + data, final)
-        return Request(offset, data, final)
+        if tail is not None and tail[0] + len(tail[1]) == run.offset and run.length * _CARRY >= len(tail[1]):
+            return Request(tail[0], (tail[1], *run.chunks), final)
+        return Request(run.offset, run.chunks, final)
 
     def finish_flush(self, stored: Sequence[Stored], now: float) -> list[Edit]:
         """The edits of the extent map that a stored flush asks for; tails are dirty again."""
         edits = []
         for request, result in zip(self._requests, stored, strict=True):
-            end = min(request.offset + len(request.data) - result.tail, self._clip)
+            end = min(request.offset + request.length - result.tail, self._clip)
             extents = tuple(
                 Extent(offset, min(length, self._clip - offset), block, 0)
                 for offset, length, block in result.pieces
@@ -120,22 +118,22 @@ class File:
         return edits
 
     def _keep_tail(self, request: Request, result: Stored, now: float) -> None:
-        end = request.offset + len(request.data)
+        end = request.offset + request.length
         if result.tail:
             start = end - result.tail
             if start < self._clip:
-                self.dirty.put_under(start, request.data[len(request.data) - result.tail :][: self._clip - start])
+                self.dirty.put_under(start, request.last(result.tail)[: self._clip - start])
                 self._mark(now)
         elif end == self.size and end <= self._clip:
             offset, length, _ = result.pieces[-1]
             untouched = not self.dirty.overlay(offset, length)
-            self._tail = (offset, request.data[-length:]) if result.provisional and untouched else None
+            self._tail = (offset, request.last(length)) if result.provisional and untouched else None
 
     def abort_flush(self, now: float) -> None:
         """The flush failed: what it took is dirty again, under what was written since."""
         if self._flushing is not None:
             for run in self._flushing.runs():
-                self.dirty.put_under(run.offset, run.join())
+                self.dirty.put_under(run.offset, b"".join(run.chunks))
             self._flushing = None
             self._requests = []
             self._mark(now)

@@ -202,7 +202,7 @@ class WriteBack:
             self._keep_tail(file)
         self._publisher.changed()
         self._notify()
-        return sum(len(request.data) for request in requests) - sum(result.tail for result in stored)
+        return sum(request.length for request in requests) - sum(result.tail for result in stored)
 
     def _keep_tail(self, file: File) -> None:
         """Count what open files keep of their last blocks; the ones flushed longest ago give theirs up."""

@@ -274,6 +274,31 @@ async def test_a_pack_whose_end_was_never_known_is_cut_too(tmp_path: Path) -> No
     assert closed == (FIRST, staging.path(FIRST).stat().st_size)
 
 
+async def test_a_full_pack_is_ended_with_its_last_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, staging: Staging
+) -> None:
+    await staging.append([frame(1)])
+    await staging.append([frame(2), frame(3)], full=True)
+    written = (tmp_path / FIRST).read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", fails(errno.EIO))
+        assert await staging.close_pack() == (FIRST, len(written)), "nothing is left to be written"
+    assert (tmp_path / FIRST).read_bytes() == written
+    start, length = index_span(written, len(written))
+    assert open_index(make_ring(), FIRST, written[start : start + length]) == entries(1, 2, 3)
+
+
+async def test_a_pack_that_was_full_and_goes_on_is_ended_again(tmp_path: Path, staging: Staging) -> None:
+    await staging.append([frame(1)], full=True)
+    (stored,) = await staging.append([frame(2)])
+    assert stored.offset == 100
+    closed = await staging.close_pack()
+    data = (tmp_path / FIRST).read_bytes()
+    assert closed == (FIRST, len(data))
+    start, length = index_span(data, len(data))
+    assert open_index(make_ring(), FIRST, data[start : start + length]) == entries(1, 2)
+
+
 async def test_unknown_files_are_removed(tmp_path: Path) -> None:
     await crashed(tmp_path, (1,), (2,))
     (tmp_path / "folder").mkdir()

@@ -3,11 +3,18 @@
 import errno
 import os
 import random
+import tempfile
+from itertools import pairwise
 from pathlib import Path
+from unittest import mock
 
 import pytest
+import trio
 import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from infinitfs.block import writer as writer_module
 from infinitfs.block.cutting import ContentCutter, Cutter, FixedCutter
 from infinitfs.block.index import NewFrame
 from infinitfs.block.pack import index_span, open_index
@@ -48,7 +55,7 @@ class Writing:
         self.index.sizes[closed[0]] = closed[1]
 
     async def store(self, *data: bytes) -> list[Stored]:
-        return await self.writer.store([Request(0, each, True) for each in data])
+        return await self.writer.store([Request(0, (each,), True) for each in data])
 
     def sealed(self, frame: NewFrame) -> bytes:
         return self.staging.read(frame.pack, frame.offset, frame.length)
@@ -71,7 +78,7 @@ def writing(tmp_path: Path) -> Writing:
 
 async def test_pieces_are_the_request_in_order(writing: Writing) -> None:
     data = noise(50 * KI)
-    (stored,) = await writing.writer.store([Request(12_345, data, True)])
+    (stored,) = await writing.writer.store([Request(12_345, (data,), True)])
     assert writing.content(stored) == data
     offsets = [offset for offset, _, _ in stored.pieces]
     lengths = [length for _, length, _ in stored.pieces]
@@ -81,10 +88,10 @@ async def test_pieces_are_the_request_in_order(writing: Writing) -> None:
 
 async def test_what_no_cut_ended_is_the_tail(writing: Writing) -> None:
     data = noise(50 * KI)
-    (stored,) = await writing.writer.store([Request(0, data, False)])
+    (stored,) = await writing.writer.store([Request(0, (data,), False)])
     assert stored.tail > 0 and not stored.provisional
     assert writing.content(stored) == data[: -stored.tail]
-    (rest,) = await writing.writer.store([Request(len(data) - stored.tail, data[-stored.tail :], True)])
+    (rest,) = await writing.writer.store([Request(len(data) - stored.tail, (data[-stored.tail :],), True)])
     (whole,) = await writing.store(data)
     assert [block for _, _, block in whole.pieces] == [block for _, _, block in stored.pieces + rest.pieces]
 
@@ -105,6 +112,52 @@ async def test_a_piece_is_provisional_where_the_end_of_the_request_ended_it(
     writing = Writing(tmp_path, FixedCutter(512))
     (stored,) = await writing.store(data)
     assert stored.provisional is provisional
+
+
+@pytest.mark.parametrize("cutter", [SMALL, FixedCutter(5 * KI)])
+@settings(deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 40 * KI), min_size=1, max_size=6),
+    starts=st.lists(st.integers(0, 200 * KI), max_size=8),
+    window=st.integers(1, 60 * KI),
+    zeros=st.tuples(st.integers(0, 100 * KI), st.integers(0, 60 * KI)),
+    final=st.booleans(),
+)
+def test_a_batch_is_cut_as_if_it_lay_in_one_place(
+    cutter: Cutter, sizes: list[int], starts: list[int], window: int, zeros: tuple[int, int], final: bool
+) -> None:
+    """However many chunks and windows it comes in."""
+    data = bytearray(noise(sum(sizes)))
+    data[zeros[0] : sum(zeros)] = bytes(len(data[zeros[0] : sum(zeros)]))
+    requests: list[Request] = []
+    for size in sizes:
+        whole, data = bytes(data[:size]), data[size:]
+        ends = sorted({start for start in starts if start < size} | {size})
+        chunks = tuple(whole[begin:end] for begin, end in pairwise([0, *ends]))
+        requests.append(Request(len(requests) * 7, chunks, final))
+    index, ring = MemoryIndex(), make_ring()
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(writer_module, "_WINDOW", window):
+        staging = make_staging(Path(folder), ring, inline)
+        writer = BlockWriter(ring, cutter, index, staging, inline, pack_size=2**20, close_pack=trio.sleep_forever)
+        stored = trio.run(writer.store, requests)
+        staging.close()
+    for request, found in zip(requests, stored, strict=True):
+        whole = b"".join(request.chunks)
+        pieces = cutter(whole, request.offset, final)
+        assert [length for _, length, _ in found.pieces] == [length for length, _ in pieces]
+        assert [block is None for _, _, block in found.pieces] == [mark is None for _, mark in pieces]
+        done = 0
+        for _, length, block in found.pieces:
+            if block is not None:
+                assert index.frames[block].id == ring.block_id(whole[done : done + length])
+            done += length
+        assert found.tail == len(whole) - done and request.last(found.tail) == whole[done:]
+        if found.pieces and found.pieces[-1][2] is not None:
+            last = found.pieces[-1][1]
+            early = final and not cutter(whole[-last:], request.offset + len(whole) - last, False)
+            assert found.provisional == early
+        else:
+            assert not found.provisional
 
 
 async def test_zeros_are_stored_nowhere(writing: Writing) -> None:
@@ -138,8 +191,8 @@ async def test_an_empty_batch_is_nothing(writing: Writing) -> None:
 
 async def test_what_compresses_is_smaller_and_what_does_not_stays_as_it_is(writing: Writing) -> None:
     text, random_bytes = b"all work and no play " * 500, noise(10_000)
-    (first,) = await writing.writer.store([Request(0, text, True)])
-    (second,) = await writing.writer.store([Request(0, random_bytes, True)])
+    (first,) = await writing.writer.store([Request(0, (text,), True)])
+    (second,) = await writing.writer.store([Request(0, (random_bytes,), True)])
     assert writing.content(first) == text and writing.content(second) == random_bytes
     flags = {}
     for number, frame in writing.index.frames.items():
@@ -197,7 +250,7 @@ async def test_what_was_not_made_durable_is_not_referred_to(
     def fails_late(descriptor: int, buffers: list[bytes], offset: int) -> int:
         nonlocal calls
         calls += 1
-        if calls == 5:  # two portions, each followed by the end of its pack
+        if calls == 3:  # one call writes a pack
             raise OSError(code, os.strerror(code))
         return whole(descriptor, buffers, offset)
 
@@ -229,23 +282,23 @@ async def test_a_batch_that_failed_for_want_of_space_can_be_stored_again(
     assert writing.content(stored) == noise(50 * KI)
 
 
-async def test_a_pack_that_could_not_be_ended_is_ended_by_the_next_batch(
+async def test_a_full_pack_that_was_not_closed_is_closed_by_the_next_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writing = Writing(tmp_path, FixedCutter(4 * KI), pack_size=20 * KI)
-    whole, calls = os.pwritev, 0
 
-    def full_once(descriptor: int, buffers: list[bytes], offset: int) -> int:
-        nonlocal calls
-        calls += 1
-        if calls == 2:
-            raise OSError(errno.ENOSPC, "full")
-        return whole(descriptor, buffers, offset)
+    def full(frames: object) -> dict[bytes, int]:
+        raise NoSpace(what="the database", remedy="free some")
 
-    monkeypatch.setattr(os, "pwritev", full_once)
-    with pytest.raises(NoSpace):
-        await writing.store(noise(20 * KI))
+    with monkeypatch.context() as patched:
+        patched.setattr(writing.index, "add", full)
+        with pytest.raises(NoSpace):
+            await writing.store(noise(20 * KI))
     assert writing.closed == [] and writing.staging.open_size >= 20 * KI
     stored, _ = await writing.store(noise(20 * KI), noise(4 * KI, seed=1))
     assert writing.content(stored) == noise(20 * KI)
-    assert len(writing.closed) == 1
+    name, size = writing.closed[0]
+    data = writing.staging.path(name).read_bytes()
+    assert len(data) == size
+    start, length = index_span(data, size)
+    assert len(open_index(writing.ring, name, data[start : start + length])) > 5

@@ -61,7 +61,7 @@ class AgainstModel(RuleBasedStateMachine):
         ends = [-1]
         for run in self.ranges.runs():
             assert run.offset > ends[-1], "adjacent chunks are one run"
-            joined = run.join()
+            joined = b"".join(run.chunks)
             assert run.length == len(joined) and run.end == run.offset + len(joined)
             found |= dict(enumerate(joined, run.offset))
             ends.append(run.end)
@@ -86,7 +86,7 @@ def test_appends_are_one_run() -> None:
     for i in range(5):
         ranges.write(10 + 2 * i, b"ab")
     (run,) = ranges.runs()
-    assert (run.offset, run.end, run.join()) == (10, 20, b"ab" * 5)
+    assert (run.offset, run.end, b"".join(run.chunks)) == (10, 20, b"ab" * 5)
 
 
 def test_what_is_left_of_a_chunk_keeps_little_more_than_itself_in_memory() -> None:

@@ -45,4 +45,5 @@ async def test_a_million_are_forgotten_without_a_look_at_each(tmp_path: Path, mo
         assert set(looked) <= {gone}, "only what has no link is looked at"
         assert turns >= 4, "others run meanwhile"
         assert volume.lookup(ROOT, b"4999") is not None
-        assert session.volume.database.value("SELECT count(*) FROM inodes WHERE ino = ?", (gone,)) == 0
+        volume.database.commit()
+        assert volume.database.value("SELECT count(*) FROM inodes WHERE ino = ?", (gone,)) == 0
