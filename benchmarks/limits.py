@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks import checkpoints, storage, workloads
-from benchmarks.measuring import Meter, resident_memory
+from benchmarks.measuring import Meter, read_from_disk, resident_memory
 from benchmarks.scenes import Sizes
 from benchmarks.subjects import Infinitfs, Subject
 from benchmarks.workloads import MIB, PAGE
@@ -125,11 +125,14 @@ def _rates(subject: Infinitfs, meter: Meter, present: int) -> tuple[float, float
     meter.quiet()  # the kernel tells of each name that it dropped
     source = random.Random(present)
     names = [_any_file(source, present) for _ in range(_ASKED)]
+    before = read_from_disk(subject.processes())
     begin = time.perf_counter()
     for name in names:
         (subject.folder / name).stat()
     asked = time.perf_counter() - begin
     meter.rate(f"stat among {present:,} files", "files/s", (asked, _ASKED))
+    from_disk = (read_from_disk(subject.processes()) - before) / _ASKED
+    meter.figure(f"read from the disk for a stat among {present:,} files", from_disk / 1024, "KiB")
     step = f"create beside {present:,} files"
     seconds, count = meter.measure(step, "files/s", workloads.create, _ASKED, _SMALL, present)
     return count / seconds, _ASKED / asked

@@ -128,6 +128,14 @@ def resident_memory(processes: Iterable[int]) -> int:
     return sum(_memory(pid, "VmRSS:") for pid in processes)
 
 
+def read_from_disk(processes: Iterable[int]) -> int:
+    """Bytes that these processes had to have from a disk until now, as the kernel did not hold them in memory."""
+    return sum(_number(Path(f"/proc/{pid}/io"), "read_bytes:") for pid in processes)
+
+
 def _memory(pid: int, name: str) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+    return _number(Path(f"/proc/{pid}/status"), name) * 1024
+
+
+def _number(file: Path, name: str) -> int:
+    return next(int(line.split()[1]) for line in file.read_text().splitlines() if line.startswith(name))
