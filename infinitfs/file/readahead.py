@@ -8,7 +8,7 @@ given out is in proportion to what was read.
 FIRST = 2 * 2**20
 LARGEST = 96 * 2**20
 IN_FLIGHT = 16 * 2**20  # 50 MB/s over 300 ms; more only fills the queues on the way, where what is needed first waits
-REQUESTS = (2**20, 4 * 2**20)
+REQUESTS = (2**20, 8 * 2**20)
 LONG = 0.5  # seconds
 _SHARE = 4  # times what was read: who reads the head of a file and goes away costs no more than that
 _STEPS = 4  # parts of a small window: one of them is worth a request
