@@ -248,7 +248,8 @@ class BlockReader:
             upto = min(position + count * SEGMENT_SIZE - skip, length)
             _open_run(frame, number, sealed, skip, out[position:upto])
             position, number, skip = upto, number + count, 0
-            await trio.lowlevel.checkpoint()
+            if position < length:
+                await trio.lowlevel.checkpoint()
 
     def _frame_now(self, location: Location) -> Series | None:
         frame = self._frames.get((location.pack, location.offset))
