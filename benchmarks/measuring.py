@@ -20,7 +20,6 @@ BYTES = "MB/s"
 
 _TICK = 1 / os.sysconf("SC_CLK_TCK")
 _IDLE = 0.25  # seconds without a tick of CPU
-_REST = 5.0  # seconds
 _BUSY = 120.0  # seconds after which a subject that never gets idle is taken as it is
 
 
@@ -95,12 +94,6 @@ class Meter:
             before, used = used, cpu_seconds(self._subject.processes())
             if used - before < _TICK:
                 return
-
-    def rest(self) -> None:
-        """As long for every subject. A virtual machine gives memory that is free for some seconds back to its host, and
-        to have it again takes longer than to use what was free a moment ago: who uploads first would read slower."""
-        self.quiet()
-        time.sleep(_REST)
 
     def forget_names(self) -> None:
         """Have the kernel drop names and attributes, of every filesystem; needs root.

@@ -50,7 +50,6 @@ GET = "GET of 4 KiB, one after the other"
 def large_file(subject: Subject, meter: Meter, sizes: Sizes) -> None:
     """One large file; everything that is read is on this machine, but not in the kernel's cache."""
     meter.measure("sequential write, to fsync", BYTES, workloads.write, "large", sizes.large)
-    meter.rest()
     meter.measure("sequential read, warm", BYTES, workloads.read, "large")
     meter.measure("random 4 KiB read, warm", "requests/s", workloads.read_random, "large", sizes.requests)
     meter.measure("random 4 KiB write, to fsync", "requests/s", workloads.write_random, "large", sizes.requests)
