@@ -202,8 +202,10 @@ def program(folder: Path, *command: str) -> Result:
         # `wait` with a timeout looks at intervals that double: 32 ms and 63 ms would be all it tells apart.
         limit = threading.Timer(5 * LIMIT, process.kill)
         limit.start()
-        code = process.wait()
-        limit.cancel()
+        try:
+            code = process.wait()
+        finally:
+            limit.cancel()
     if code:
         raise subprocess.CalledProcessError(code, command)
     return time.perf_counter() - begin, 1

@@ -17,6 +17,7 @@ from infinitfs.block.index import Location, NewFrame
 from infinitfs.block.pack import Entry
 from infinitfs.file.extents import Edit, Extent, remainders
 from infinitfs.volume.database import Database
+from infinitfs.volume.inodes import GATHERED
 
 END = 2**63 - 1  # behind the last byte any file can have
 _KEPT = 8192  # extents in memory, about 5 MiB
@@ -221,6 +222,8 @@ class Blocks:
         self._database.begin()
         self._known.pop(ino, None)
         self._gone.append(ino)
+        if len(self._gone) >= GATHERED:
+            self.write_out()
 
     def _count(self, changes: Counter[int]) -> None:
         stored = []

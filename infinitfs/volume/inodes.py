@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from infinitfs.errors import NoSuchEntry
 from infinitfs.volume.database import Database
 
+GATHERED = 1000  # removed inodes that wait: the kernel forgets up to 65,000 at a time, and others want their turn
 _KEPT = 16384  # rows in memory, about 10 MiB
 
 
@@ -52,7 +53,6 @@ _SELECT = f"SELECT {', '.join(Inode._fields)} FROM inodes WHERE ino = ?"
 _INSERT = f"INSERT INTO inodes VALUES ({', '.join('?' * len(Inode._fields))})"
 _CHANGING = ("mode", "uid", "gid", "nlink", "size", "allocated", "atime", "mtime", "ctime", "parent")
 _UPDATE = f"UPDATE inodes SET {', '.join(f'{field} = ?' for field in _CHANGING)} WHERE ino = ?"
-
 _DELETE = "DELETE FROM inodes WHERE ino = ?"
 
 
@@ -104,6 +104,8 @@ class Inodes:
             del self._new[ino]
         else:
             self._gone.add(ino)
+            if len(self._gone) >= GATHERED:
+                self.write_out()
 
     def write_out(self) -> None:
         """The table is as new as memory when this returns."""
