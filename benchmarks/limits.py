@@ -42,6 +42,7 @@ FAR = 20
 _FOLDERS = 1000  # that the files of a large volume are spread over, and those of a small one
 _SMALL = 100  # bytes of a file in a large volume
 _ASKED = 2000  # files that are created and asked for, to see how fast
+_ROUNDS = 5  # of asking for as many others
 _PAUSE = 0.001  # seconds between two stats
 
 
@@ -121,25 +122,29 @@ def _grow(subject: Infinitfs, present: int, wanted: int) -> None:
 
 def _rates(subject: Infinitfs, meter: Meter, present: int) -> tuple[float, float]:
     """How many files can be created, and how many asked for, in a second, in a volume of `present` files."""
-    meter.forget_names()
-    meter.quiet()  # the kernel tells of each name that it dropped
     source = random.Random(present)
-    names = [_any_file(source, present) for _ in range(_ASKED)]
     before = read_from_disk(subject.processes())
-    begin = time.perf_counter()
-    for name in names:
-        (subject.folder / name).stat()
-    asked = time.perf_counter() - begin
-    meter.rate(f"stat among {present:,} files", "files/s", (asked, _ASKED))
-    from_disk = (read_from_disk(subject.processes()) - before) / _ASKED
+    taken = []
+    for _ in range(_ROUNDS):
+        meter.forget_names()
+        meter.quiet()  # the kernel tells of each name that it dropped
+        names = [_file(number, present) for number in source.sample(range(present), min(_ASKED, present))]
+        begin = time.perf_counter()
+        for name in names:
+            (subject.folder / name).stat()
+        taken.append(time.perf_counter() - begin)
+    asked = statistics.median(taken) / len(names)
+    meter.rate(f"stat among {present:,} files", "files/s", (asked, 1))
+    from_disk = (read_from_disk(subject.processes()) - before) / len(names) / _ROUNDS
     meter.figure(f"read from the disk for a stat among {present:,} files", from_disk / 1024, "KiB")
     step = f"create beside {present:,} files"
     seconds, count = meter.measure(step, "files/s", workloads.create, _ASKED, _SMALL, present)
-    return count / seconds, _ASKED / asked
+    return count / seconds, 1 / asked
 
 
-def _any_file(source: random.Random, files: int) -> str:
-    return f"folder-{source.randrange(_FOLDERS)}/file-{source.randrange(files // _FOLDERS):07d}"
+def _file(number: int, files: int) -> str:
+    each = files // _FOLDERS
+    return f"folder-{number // each}/file-{number % each:07d}"
 
 
 def _change_few(subject: Infinitfs, meter: Meter, present: int) -> None:
@@ -148,8 +153,8 @@ def _change_few(subject: Infinitfs, meter: Meter, present: int) -> None:
     stored = subject.stored()
     subject.resume(cold=False)
     source = random.Random(len(stored))
-    for _ in range(10):
-        (subject.folder / _any_file(source, present)).write_bytes(source.randbytes(PAGE))
+    for number in source.sample(range(present), 10):
+        (subject.folder / _file(number, present)).write_bytes(source.randbytes(PAGE))
     subject.drain()
     sent = {key: size for key, size in subject.stored().items() if key not in stored}
     meter.figure(JOURNAL, sum(size for key, size in sent.items() if "/journal/" in key) / 1024, "KiB")

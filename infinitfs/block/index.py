@@ -34,7 +34,7 @@ class NewFrame(NamedTuple):
 
 
 class BlockIndex(Protocol):
-    def find(self, ids: Iterable[bytes]) -> dict[bytes, int]:
+    def find(self, ids: Sequence[bytes]) -> dict[bytes, int]:
         """The block numbers of those ids that the volume holds."""
         ...
 

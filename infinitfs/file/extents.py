@@ -30,13 +30,22 @@ class Edit(NamedTuple):
     extents: tuple[Extent, ...]
 
 
-def remainders(old: Iterable[Extent], offset: int, end: int) -> list[Extent]:
-    """What is left of the extents `old` when `[offset, end)` is cut out of them."""
-    kept = []
-    for extent in old:
-        if extent.offset < offset:
-            kept.append(extent._replace(length=min(extent.end, offset) - extent.offset))
-        if extent.end > end:
-            cut = max(end - extent.offset, 0)
-            kept.append(Extent(extent.offset + cut, extent.length - cut, extent.block, extent.skip + cut))
-    return kept
+def edited(old: Iterable[Extent], edits: Iterable[Edit]) -> list[Extent]:
+    """What the extents `old` become; the edits are in ascending order, too, and do not overlap."""
+    new: list[Extent] = []
+    rest = iter(old)
+    extent = next(rest, None)
+    for edit in edits:
+        while extent is not None and extent.offset < edit.end:
+            if extent.offset < edit.offset:
+                new.append(extent._replace(length=min(extent.end, edit.offset) - extent.offset))
+            if extent.end > edit.end:
+                cut = edit.end - extent.offset
+                extent = Extent(edit.end, extent.length - cut, extent.block, extent.skip + cut)
+            else:
+                extent = next(rest, None)
+        new += edit.extents
+    while extent is not None:
+        new.append(extent)
+        extent = next(rest, None)
+    return new

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from infinitfs.block.index import Location, NewFrame
 from infinitfs.block.pack import Entry
-from infinitfs.file.extents import Edit, Extent, remainders
+from infinitfs.file.extents import Edit, Extent, edited
 from infinitfs.volume.database import Database
 from infinitfs.volume.inodes import GATHERED
 
@@ -89,13 +89,10 @@ class Blocks:
 
     # --- the index that block/ asks for ---
 
-    def find(self, ids: Iterable[bytes]) -> dict[bytes, int]:
-        found = {}
-        for id in ids:
-            number = self._numbers.get(id) or self._database.value("SELECT block FROM blocks WHERE id = ?", (id,))
-            if number:
-                found[id] = number
-        return found
+    def find(self, ids: Sequence[bytes]) -> dict[bytes, int]:
+        found = {id: self._numbers[id] for id in ids if id in self._numbers}
+        others = [(id,) for id in ids if id not in found]
+        return found | dict(self._database.rows_of_each("SELECT id, block FROM blocks WHERE id = ?", others))
 
     def add(self, frames: Sequence[NewFrame]) -> dict[bytes, int]:
         self._database.begin()
@@ -194,28 +191,27 @@ class Blocks:
         self._known.clear()
         self._kept = 0
 
-    def edit(self, ino: int, edits: Iterable[Edit], allocated: int) -> int:
-        """Change the extent map of a file, of which `allocated` bytes are stored; returns how many are then."""
+    def edit(self, ino: int, edits: Sequence[Edit], allocated: int) -> int:
+        """Change the extent map of a file, of which `allocated` bytes are stored; returns how many are then. The edits
+        are in ascending order and do not overlap."""
         self._database.begin()
         self._known.pop(ino, None)
-        changes: Counter[int] = Counter()
-        for edit in edits:
-            old = self._overlapping(ino, edit) if allocated else []
-            new = [*remainders(old, edit.offset, edit.end), *edit.extents]
-            for extent in old:
-                self._connection.execute("DELETE FROM extents WHERE ino = ? AND offset = ?", (ino, extent.offset))
-                changes[extent.block] -= 1
-                allocated -= extent.length
-            for extent in new:
-                self._connection.execute("INSERT INTO extents VALUES (?, ?, ?, ?, ?)", (ino, *extent))
-                changes[extent.block] += 1
-                allocated += extent.length
+        ranges = [(ino, ino, edit.offset, edit.offset, edit.end, edit.offset) for edit in edits] if allocated else []
+        touched = {row[0]: Extent(*row) for row in self._database.rows_of_each(_OVERLAPPING, ranges)}
+        old = list(touched.values())
+        new = edited(old, edits)
+        kept = {extent.offset for extent in new}
+        self._connection.executemany(
+            "DELETE FROM extents WHERE ino = ? AND offset = ?",
+            [(ino, extent.offset) for extent in old if extent.offset not in kept],
+        )
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO extents VALUES (?, ?, ?, ?, ?)", [(ino, *extent) for extent in new]
+        )
+        changes = Counter(extent.block for extent in new)
+        changes.subtract(extent.block for extent in old)
         self._count(changes)
-        return allocated
-
-    def _overlapping(self, ino: int, edit: Edit) -> list[Extent]:
-        rows = self._connection.execute(_OVERLAPPING, (ino, ino, edit.offset, edit.offset, edit.end))
-        return [extent for row in rows if (extent := Extent(*row)).end > edit.offset]
+        return allocated + sum(extent.length for extent in new) - sum(extent.length for extent in old)
 
     def remove_extents(self, ino: int) -> None:
         """The file has no extents from now on; nobody edits them again."""
@@ -235,7 +231,7 @@ class Blocks:
             elif change:
                 stored.append((block,))
         rows = []
-        for block, refs, pack in self._connection.executemany(_REFS, stored):
+        for block, refs, pack in self._database.rows_of_each(_REFS, stored):
             counted = refs + changes[block]
             self._live[pack] += (counted > 0) - (refs > 0)
             rows.append((counted, None if counted else self._database.position, block))
@@ -250,12 +246,13 @@ _LOCATE = f"SELECT {_LOCATION} FROM blocks JOIN packs USING (pack) WHERE block =
 _RANGE = (
     " WHERE extents.ino = ? AND extents.offset >="
     " coalesce((SELECT max(offset) FROM extents WHERE ino = ? AND offset <= ?), ?) AND extents.offset < ?"
-    " ORDER BY extents.offset"
 )
-_OVERLAPPING = "SELECT offset, length, block, skip FROM extents" + _RANGE
+_OVERLAPPING = (
+    f"SELECT offset, length, block, skip FROM extents{_RANGE} AND extents.offset + length > ? ORDER BY extents.offset"
+)
 _COVERING = (
     f"SELECT extents.offset, extents.length, extents.block, extents.skip, {_LOCATION}"
-    " FROM extents JOIN blocks USING (block) JOIN packs USING (pack)" + _RANGE
+    " FROM extents JOIN blocks USING (block) JOIN packs USING (pack)" + _RANGE + " ORDER BY extents.offset"
 )
 
 

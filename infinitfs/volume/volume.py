@@ -40,6 +40,7 @@ from infinitfs.volume.lease import Lease
 from infinitfs.volume.namespace import Entry, Namespace
 from infinitfs.volume.publisher import Publisher
 from infinitfs.volume.room import Room
+from infinitfs.volume.uses import Uses
 from infinitfs.volume.writeback import WriteBack
 
 _log = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ class Volume:
         self._kernel_times = kernel_times
         self._remote_fsync = remote_fsync
         self._files: dict[int, File] = {}
-        self._users: dict[int, int] = {}
+        self._uses = Uses()
         self._unlinked: set[int] = set()  # and in use; the kernel forgets a million others at once
         write_back.at_clean = self._drop_idle
 
@@ -193,18 +194,13 @@ class Volume:
 
     def use(self, ino: int, count: int = 1) -> None:
         """The kernel knows the inode, or somebody has it open: it stays though its last link goes."""
-        self._users[ino] = self._users.get(ino, 0) + count
+        self._uses.add(ino, count)
 
     def release_use(self, ino: int, count: int = 1) -> None:
-        left = self._users.get(ino, 0) - count
-        if left > 0:
-            self._users[ino] = left
-        else:
-            self._users.pop(ino, None)
-            if ino in self._unlinked:
-                self._unlinked.remove(ino)
-                if self._namespace.inode(ino).nlink == 0:  # not where the database failed and took it back
-                    self._remove(ino)
+        if self._uses.remove(ino, count) and ino in self._unlinked:
+            self._unlinked.remove(ino)
+            if self._namespace.inode(ino).nlink == 0:  # not where the database failed and took it back
+                self._remove(ino)
 
     def _drop_idle(self, file: File) -> None:
         """A file that nobody has open and that is stored as it is needs no place in memory."""
@@ -223,7 +219,7 @@ class Volume:
     def _after_unlink(self, inode: Inode | None) -> None:
         if inode is None or inode.nlink:
             return
-        if inode.ino in self._users:
+        if inode.ino in self._uses:
             self._unlinked.add(inode.ino)
         else:
             self._remove(inode.ino)

@@ -1,9 +1,9 @@
-"""What is left of extents when a range is cut out of them."""
+"""What extents become when ranges of the file are replaced."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infinitfs.file.extents import Extent, remainders
+from infinitfs.file.extents import Edit, Extent, edited
 
 
 def bytes_of(extents: list[Extent]) -> dict[int, tuple[int, int]]:
@@ -28,18 +28,35 @@ def extent_lists(draw: st.DrawFn) -> list[Extent]:
     return extents
 
 
-@settings(deadline=None, derandomize=True, max_examples=300)
-@given(extent_lists(), st.integers(0, 50), st.integers(0, 50))
-def test_every_byte_outside_the_range_stays_what_it_was(old: list[Extent], offset: int, length: int) -> None:
-    left = remainders(old, offset, offset + length)
-    outside = {at: byte for at, byte in bytes_of(old).items() if not offset <= at < offset + length}
-    assert bytes_of(left) == outside
-    assert left == sorted(left)
+@st.composite
+def edit_lists(draw: st.DrawFn) -> list[Edit]:
+    edits, end = [], 0
+    for number in range(draw(st.integers(0, 4))):
+        start = end + draw(st.integers(0, 12))
+        extents = [
+            Extent(start + extent.offset, extent.length, 100 * (number + 1) + extent.block, extent.skip)
+            for extent in draw(extent_lists())
+        ]
+        end = max([start + 1, *(extent.end for extent in extents)]) + draw(st.integers(0, 6))
+        edits.append(Edit(start, end, tuple(extents)))
+    return edits
+
+
+@settings(deadline=None, derandomize=True, max_examples=500)
+@given(extent_lists(), edit_lists())
+def test_every_byte_is_that_of_its_edit_or_what_it_was(old: list[Extent], edits: list[Edit]) -> None:
+    wanted = bytes_of(old)
+    for edit in edits:
+        wanted = {at: byte for at, byte in wanted.items() if not edit.offset <= at < edit.end}
+        wanted |= bytes_of([*edit.extents])
+    new = edited(old, edits)
+    assert bytes_of(new) == wanted
+    assert new == sorted(new)
 
 
 def test_a_cut_in_the_middle_leaves_both_sides() -> None:
-    assert remainders([Extent(10, 20, 7, 3)], 15, 18) == [Extent(10, 5, 7, 3), Extent(18, 12, 7, 11)]
+    assert edited([Extent(10, 20, 7, 3)], [Edit(15, 18, ())]) == [Extent(10, 5, 7, 3), Extent(18, 12, 7, 11)]
 
 
 def test_what_is_covered_goes() -> None:
-    assert remainders([Extent(10, 20, 7, 0), Extent(30, 5, 8, 0)], 10, 35) == []
+    assert edited([Extent(10, 20, 7, 0), Extent(30, 5, 8, 0)], [Edit(10, 35, ())]) == []

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from infinitfs.block.cutting import ContentCutter, Cutter, FixedCutter
 from infinitfs.block.writer import Request, Stored
-from infinitfs.file.extents import Edit, Extent, remainders
+from infinitfs.file.extents import Edit, Extent, edited
 from infinitfs.file.file import File
 
 CUTTERS: list[Cutter] = [ContentCutter(random.Random(1).randbytes(2048), 64, 256, 512, 16), FixedCutter(64)]
@@ -50,8 +50,7 @@ class Store:
         for edit in edits:
             assert edit.offset < edit.end, "an edit changes something"
             assert all(edit.offset <= extent.offset and extent.end <= edit.end for extent in edit.extents)
-            kept = remainders(self.extents, edit.offset, edit.end)
-            self.extents = sorted([*kept, *edit.extents])
+            self.extents = edited(self.extents, [edit])
 
     def content(self, size: int) -> bytearray:
         found = bytearray(size)
@@ -119,7 +118,7 @@ class AgainstBytes(RuleBasedStateMachine):
 
     def _truncate(self, size: int) -> None:
         self.file.truncate(size)
-        self.store.extents = remainders(self.store.extents, size, FAR)
+        self.store.extents = edited(self.store.extents, [Edit(size, FAR, ())])
         del self.model[size:]
         self.model.extend(bytes(size - len(self.model)))
 

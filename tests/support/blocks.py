@@ -25,7 +25,7 @@ class MemoryIndex:
         self.sizes: dict[str, int] = {}
         self._numbers: dict[bytes, int] = {}
 
-    def find(self, ids: Iterable[bytes]) -> dict[bytes, int]:
+    def find(self, ids: Sequence[bytes]) -> dict[bytes, int]:
         return {id: self._numbers[id] for id in ids if id in self._numbers}
 
     def add(self, frames: Sequence[NewFrame]) -> dict[bytes, int]:

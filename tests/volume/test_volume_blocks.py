@@ -16,6 +16,7 @@ from infinitfs.transfer.files import inline
 from infinitfs.volume import blocks as module
 from infinitfs.volume.blocks import END, Blocks
 from infinitfs.volume.database import Database
+from infinitfs.volume.inodes import GATHERED
 
 KEY = bytes(32)
 SIZE = 100  # of every block
@@ -71,7 +72,7 @@ class Bookkeeping(RuleBasedStateMachine):
         ids = list(range(self.next_id, self.next_id + count))
         self.next_id += count
         numbers = add(self.blocks, self.next_pack, ids)
-        assert self.blocks.find(block_id(id) for id in ids) == {block_id(id): n for id, n in numbers.items()}
+        assert self.blocks.find([block_id(id) for id in ids]) == {block_id(id): n for id, n in numbers.items()}
         assert not set(numbers.values()) & set(self.numbers)
         self.numbers.extend(numbers.values())
         self.deaths |= dict.fromkeys(numbers.values())
@@ -79,13 +80,31 @@ class Bookkeeping(RuleBasedStateMachine):
     @precondition(lambda self: self.numbers)
     @rule(
         ino=st.integers(1, 3),
-        start=st.integers(0, LENGTH - 1),
-        pieces=st.lists(st.tuples(st.integers(0, 30), st.integers(1, SIZE), st.integers(0, 40)), max_size=4),
-        rest=st.integers(0, 300),
+        changes=st.lists(
+            st.tuples(
+                st.integers(0, LENGTH - 1) | st.integers(0, 20),
+                st.lists(st.tuples(st.integers(0, 30), st.integers(1, SIZE), st.integers(0, 40)), max_size=4),
+                st.integers(0, 300),
+            ),
+            max_size=4,
+        ),
     )
-    def edit(self, ino: int, start: int, pieces: list[tuple[int, int, int]], rest: int) -> None:
+    def edit(self, ino: int, changes: list[tuple[int, list[tuple[int, int, int]], int]]) -> None:
+        """Edits in ascending order, each (bytes left as they are before it, pieces, hole behind them)."""
+        edits: list[Edit] = []
+        for gap, pieces, rest in changes:
+            start = gap + (edits[-1].end if edits else 0)
+            if start < LENGTH:
+                edits.append(self.place(self.files[ino], start, pieces, rest))
+        before = self.allocated(ino)
+        assert self.blocks.edit(ino, edits, before) == self.allocated(ino)
+        self.note_deaths()
+
+    def place(
+        self, content: list[tuple[int, int] | None], start: int, pieces: list[tuple[int, int, int]], rest: int
+    ) -> Edit:
         """`pieces` are (block, length, hole before it); then a hole of `rest`."""
-        content, extents, offset = self.files[ino], [], start
+        extents, offset = [], start
         for which, length, hole in pieces:
             block = self.numbers[which % len(self.numbers)]
             length = min(length, LENGTH - offset - hole)
@@ -99,9 +118,7 @@ class Bookkeeping(RuleBasedStateMachine):
             offset += length
         end = min(max(offset, start + 1) + rest, LENGTH)
         content[offset:end] = [None] * (end - offset)
-        before = self.allocated(ino)
-        assert self.blocks.edit(ino, [Edit(start, end, tuple(extents))], before) == self.allocated(ino)
-        self.note_deaths()
+        return Edit(start, end, tuple(extents))
 
     def allocated(self, ino: int) -> int:
         return self.database.value("SELECT sum(length) FROM extents WHERE ino = ?", (ino,))
@@ -284,3 +301,19 @@ def test_an_edit_of_a_long_file_touches_a_few_rows(opened: tuple[Database, Block
     assert blocks.edit(1, [edit], stored) == stored + SIZE
     database.connection.set_progress_handler(None)
     assert 50 < steps < 2000
+
+
+def test_extents_of_removed_files_do_not_all_wait_for_the_commit(opened: tuple[Database, Blocks]) -> None:
+    database, blocks = opened
+    files = range(1, 1 + 5 * GATHERED // 2)
+    numbers = add(blocks, 1, [1, 2])
+    for ino in files:
+        blocks.edit(ino, [Edit(0, 10, (Extent(0, 10, numbers[1 + ino % 2], 0),))], 0)
+    database.commit()
+    for ino in files:
+        blocks.remove_extents(ino)
+    assert database.in_transaction
+    assert database.value("SELECT count(*) FROM extents") == GATHERED // 2
+    database.commit()
+    assert database.value("SELECT count(*) FROM extents") == 0
+    assert database.rows("SELECT refs FROM blocks") == [(0,), (0,)]

@@ -25,6 +25,7 @@ from infinitfs.errors import (
 )
 from infinitfs.transfer.files import inline
 from infinitfs.volume.database import Database
+from infinitfs.volume.inodes import GATHERED
 from infinitfs.volume.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, ROOT, Namespace
 
 LONGEST = b"n" * 255
@@ -452,3 +453,21 @@ def test_a_listing_is_read_by_index(namespace: Namespace) -> None:
         assert len(plan) == 1
         assert "USING" in plan[0]
         assert "TEMP B-TREE" not in plan[0]
+
+
+def test_removed_inodes_do_not_all_wait_for_the_commit(tmp_path: Path) -> None:
+    database, namespace = open_namespace(tmp_path)
+    names = [b"%d" % number for number in range(5 * GATHERED // 2)]
+    inodes = [namespace.create(ROOT, name, stat.S_IFREG | 0o600, 0, 0, 1).ino for name in names]
+    database.commit()
+    for name, ino in zip(names, inodes, strict=True):
+        namespace.unlink(ROOT, name, 2)
+        namespace.remove(ino)
+    assert database.in_transaction
+    assert database.value("SELECT count(*) FROM inodes") == 1 + GATHERED // 2
+    for ino in inodes:
+        with pytest.raises(NoSuchEntry):
+            namespace.inode(ino)
+    database.commit()
+    assert database.value("SELECT count(*) FROM inodes") == 1
+    database.close()
