@@ -127,7 +127,6 @@ def _rates(subject: Infinitfs, meter: Meter, present: int) -> tuple[float, float
     taken = []
     for _ in range(_ROUNDS):
         meter.forget_names()
-        meter.quiet()  # the kernel tells of each name that it dropped
         names = [_file(number, present) for number in source.sample(range(present), min(_ASKED, present))]
         begin = time.perf_counter()
         for name in names:

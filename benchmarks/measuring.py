@@ -57,9 +57,14 @@ class Meter:
         self._delay = delay
         self._samples = samples
 
-    def measure(self, step: str, unit: str, workload: Callable[..., Result], *arguments: Any) -> Result:
-        """Run a workload in the subject's folder, and let the subject settle."""
-        self.quiet()
+    def measure(
+        self, step: str, unit: str, workload: Callable[..., Result], *arguments: Any, forgotten: bool = False
+    ) -> Result:
+        """Run a workload in the subject's folder, with `forgotten` names, and let the subject settle."""
+        if forgotten:
+            self.forget_names()
+        else:
+            self.quiet()
         before = cpu_seconds(self._subject.processes())
         forget_peaks(self._subject.processes())
         result = workloads.run(workload, self._subject.folder, *arguments)
@@ -87,6 +92,9 @@ class Meter:
     def quiet(self) -> None:
         """Return once the subject has nothing left to do."""
         self._subject.settle()
+        self._wait()
+
+    def _wait(self) -> None:
         end = time.monotonic() + _BUSY
         used = cpu_seconds(self._subject.processes())
         while time.monotonic() < end:
@@ -96,13 +104,15 @@ class Meter:
                 return
 
     def forget_names(self) -> None:
-        """Have the kernel drop names and attributes, of every filesystem; needs root.
+        """Have the kernel drop names and attributes, of every filesystem; needs root. Returns once the subject has
+        taken note: s3ql's way to settle looks at every name.
 
         What was used lately survives the first time, and the second only clears that mark of what hangs below it.
         """
         self.quiet()
         for _ in range(4):
             Path("/proc/sys/vm/drop_caches").write_text("2")
+        self._wait()
 
 
 def cpu_seconds(processes: Iterable[int]) -> float:

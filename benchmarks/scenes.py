@@ -56,17 +56,16 @@ def large_file(subject: Subject, meter: Meter, sizes: Sizes) -> None:
     workloads.run(workloads.write, subject.folder, "hot", sizes.hot)
     workloads.run(workloads.read, subject.folder, "hot")
     meter.measure(READ_HOT, "requests/s", workloads.read_random, "hot", sizes.requests)
+    meter.measure("sequential write, to close", BYTES, workloads.write, "closed", sizes.large, False)
+    meter.measure("random 4 KiB write, to close", "requests/s", workloads.write_random, "closed", sizes.requests, False)
 
 
 def small_files(subject: Subject, meter: Meter, sizes: Sizes) -> None:
     """Files of 4 KiB in one folder; the kernel knows no name and no attribute of them when they are asked for."""
     _, count = meter.measure("create 4 KiB files", "files/s", workloads.create, sizes.files)
-    meter.forget_names()
-    meter.measure("stat", "files/s", workloads.stat, count)
-    meter.forget_names()
-    meter.measure("list with attributes", "files/s", workloads.scan)
-    meter.forget_names()
-    meter.measure("read 4 KiB files, warm", "files/s", workloads.read_files, count)
+    meter.measure("stat", "files/s", workloads.stat, count, forgotten=True)
+    meter.measure("list with attributes", "files/s", workloads.scan, forgotten=True)
+    meter.measure("read 4 KiB files, warm", "files/s", workloads.read_files, count, forgotten=True)
     meter.measure("remove", "files/s", workloads.remove, count)
 
 
@@ -80,8 +79,7 @@ def source_tree(subject: Subject, meter: Meter, sizes: Sizes) -> None:
     git = ["git", "-c", "user.name=benchmark", "-c", "user.email=benchmark@localhost"]
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "tree"]):
         subprocess.run([*git, *command], check=True, cwd=subject.folder)
-    meter.forget_names()
-    meter.measure("git status", "times/s", workloads.program, *git, "status", "--short")
+    meter.measure("git status", "times/s", workloads.program, *git, "status", "--short", forgotten=True)
 
 
 def _pack_library(archive: Path) -> None:

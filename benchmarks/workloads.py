@@ -56,18 +56,18 @@ def _forget_pages(descriptor: int) -> None:
 # --- one large file ---
 
 
-def write(folder: Path, name: str, size: int) -> Result:
-    """One file from its beginning to its end, 1 MiB a call, up to the return of fsync."""
+def write(folder: Path, name: str, size: int, durable: int = True) -> Result:
+    """One file from its beginning to its end, 1 MiB a call, to the return of close; before it fsync, if `durable`."""
     data = memoryview(content(size))
     done = 0
     begin = time.perf_counter()
     descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for start in until_late(range(0, size, MIB)):
         done += os.write(descriptor, data[start : start + MIB])
-    os.fsync(descriptor)
-    seconds = time.perf_counter() - begin
+    if durable:
+        os.fsync(descriptor)
     os.close(descriptor)
-    return seconds, done
+    return time.perf_counter() - begin, done
 
 
 def read(folder: Path, name: str) -> Result:
@@ -103,8 +103,8 @@ def read_random(folder: Path, name: str, requests: int) -> Result:
     return seconds, done
 
 
-def write_random(folder: Path, name: str, requests: int) -> Result:
-    """4 KiB at random places, up to the return of fsync."""
+def write_random(folder: Path, name: str, requests: int, durable: int = True) -> Result:
+    """4 KiB at random places, up to the return of close; before it fsync, if `durable`."""
     descriptor = os.open(folder / name, os.O_RDWR)
     places = _places(descriptor, requests)
     data = memoryview(content(requests * PAGE))
@@ -113,10 +113,10 @@ def write_random(folder: Path, name: str, requests: int) -> Result:
     for place in until_late(places):
         os.pwrite(descriptor, data[done * PAGE : (done + 1) * PAGE], place)
         done += 1
-    os.fsync(descriptor)
-    seconds = time.perf_counter() - begin
+    if durable:
+        os.fsync(descriptor)
     os.close(descriptor)
-    return seconds, done
+    return time.perf_counter() - begin, done
 
 
 def _places(descriptor: int, requests: int) -> list[int]:

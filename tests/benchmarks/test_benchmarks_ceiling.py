@@ -29,6 +29,7 @@ def test_every_workload_runs_on_the_ceiling(nothing: Nothing) -> None:
     before = (folder / "large").read_bytes()
     assert workloads.read_random(folder, "large", 50)[1] == 50
     assert workloads.write_random(folder, "large", 50)[1] == 50
+    assert workloads.write_random(folder, "large", 50, durable=False)[1] == 50
     after = (folder / "large").read_bytes()
     assert len(after) == len(before) and after != before
     (folder / "large").unlink()
