@@ -126,7 +126,7 @@ class Staging:
             raise LocalDiskFailed(path=str(self._folder), reason="it failed before")
         with self._local_errors():
             try:
-                write_at(pack.descriptor, buffers, pack.size)
+                write_at(pack.descriptor, buffers, pack.size, syncing=True)
                 os.fdatasync(pack.descriptor)
             except OSError as error:
                 self._failed = True

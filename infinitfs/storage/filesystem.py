@@ -113,7 +113,7 @@ class FilesystemStorage(Storage):
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 with os.fdopen(descriptor, "wb", buffering=0):
-                    write_at(descriptor, [data])
+                    write_at(descriptor, [data], syncing=True)
                     os.fsync(descriptor)
                 self._make_folder(target.parent)
                 if create:
