@@ -50,7 +50,8 @@ def write_at(descriptor: int, buffers: Iterable[Buffer], offset: int = 0, *, syn
         while group:
             done = os.pwritev(descriptor, group, offset)
             if syncing and done == PIECE:
-                os.posix_fadvise(descriptor, offset, done, os.POSIX_FADV_DONTNEED)
+                with suppress(OSError):  # it is advice
+                    os.posix_fadvise(descriptor, offset, done, os.POSIX_FADV_DONTNEED)
             offset += done
             while group and done >= len(group[0]):
                 done -= len(group.pop(0))

@@ -33,8 +33,14 @@ def test_what_a_sync_follows_begins_by_the_piece(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syncing: bool
 ) -> None:
     begun: list[tuple[int, int]] = []
-    monkeypatch.setattr(os, "posix_fadvise", lambda _, offset, length, advice: begun.append((offset, length)))
+
+    def unwilling(_: int, offset: int, length: int, advice: int) -> None:
+        begun.append((offset, length))
+        raise OSError
+
+    monkeypatch.setattr(os, "posix_fadvise", unwilling)
     with (tmp_path / "file").open("wb", buffering=0) as file:
         disk.write_at(file.fileno(), [bytes(2 * disk.PIECE + 100)], 10, syncing=syncing)
+        assert file.seek(0, os.SEEK_END) == 10 + 2 * disk.PIECE + 100, "whatever becomes of the advice"
     pieces = [(10, disk.PIECE), (10 + disk.PIECE, disk.PIECE)]
     assert begun == (pieces if syncing else []), "and what is smaller waits for the sync"
