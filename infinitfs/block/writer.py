@@ -29,6 +29,8 @@ _AHEAD = 1  # windows that wait to be sealed, and for the disk
 _PORTION = 8 * 2**20  # bytes of frames that wait in memory for their pack
 _STEP = 32  # blocks that the index is asked for, or told of, without letting another task run
 _WORTH = 0.97  # a block that compresses to more than this share stays as it is: reading it is cheaper
+_SAMPLES = 4  # of a block, evenly spread: where none of them gets smaller, the block is not tried
+_SAMPLE = 8 * 1024  # bytes
 
 T = TypeVar("T")
 
@@ -237,9 +239,8 @@ class BlockWriter:
         compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL, write_checksum=False)
         frames = []
         for id, data in blocks:
-            smaller = compressor.compress(data)
-            compressed = len(smaller) < len(data) * _WORTH
-            payload = smaller if compressed else data
+            payload = _smaller(compressor, data)
+            compressed = payload is not data
             # Of what is compressed no part can be read alone.
             segmented = not compressed and len(data) > SEGMENT_SIZE
             frame = self._ring.seal(
@@ -247,6 +248,19 @@ class BlockWriter:
             )
             frames.append((id, len(data), frame))
         return frames
+
+
+def _smaller(compressor: zstandard.ZstdCompressor, data: Buffer) -> Buffer:
+    """`data` compressed, or itself where that is not worth it. To find it out for the whole of what does not compress
+    takes longer than to seal it."""
+    if len(data) > 2 * _SAMPLES * _SAMPLE:
+        view = memoryview(data)
+        apart = (len(data) - _SAMPLE) // (_SAMPLES - 1)
+        samples = (view[start : start + _SAMPLE] for start in range(0, len(data) - _SAMPLE + 1, apart))
+        if not any(len(compressor.compress(sample)) < _SAMPLE * _WORTH for sample in samples):
+            return data
+    smaller = compressor.compress(data)
+    return smaller if len(smaller) < len(data) * _WORTH else data
 
 
 def _windows(cuts: Iterable[_Cut], total: int) -> Iterator[list[tuple[_Cut, int]]]:

@@ -43,6 +43,7 @@ LINGER = 3.0  # seconds a change may wait for company before its record is cut
 _WAITING = 4  # records that wait for the storage; with more, changes gather in the outbox instead
 _GATHERED = 8 * 2**20  # bytes of changesets that are cut into a record however many wait
 _UPLOADS = 8  # packs on their way at once
+_YIELD = 3.0  # seconds a pack may wait while a flush goes on: what programs wait for goes first
 _RETRY = (1.0, 8.0)  # seconds between attempts once the transfer process has given up: first, longest
 
 
@@ -88,6 +89,8 @@ class Publisher:
         self._progress = trio.Event()
         self._uploading: set[str] = set()
         self._uploads = trio.CapacityLimiter(_UPLOADS)
+        self._calm = trio.Event()
+        self._calm.set()
         self._unsent_since: float | None = None
         self.last_stored: str | None = None
         """When the storage last acknowledged a record, RFC 3339, None if it has not since the mount."""
@@ -200,6 +203,14 @@ class Publisher:
         if self._unsent_since is None:
             self._unsent_since = trio.current_time()
 
+    def flushing(self, going_on: bool) -> None:
+        """A flush begins, or the last one for now has ended: packs that are closed meanwhile leave processors and disk
+        to it, unless somebody waits for the storage."""
+        if not going_on:
+            self._calm.set()
+        elif self._calm.is_set():
+            self._calm = trio.Event()
+
     def is_own(self, position: int, data: bytes) -> bool:
         """Whether `data` is the record that this machine has cut for `position`."""
         row = self._database.row("SELECT hash FROM records WHERE position = ?", (position,))
@@ -252,6 +263,8 @@ class Publisher:
             await self._transfer.upload(pack_key(self._volume, name), self._staging.path(name))
 
         try:
+            with trio.move_on_after(_YIELD):
+                await self._calm.wait()
             async with self._uploads:
                 await self._persist(attempt)
         except Fenced:
@@ -339,6 +352,7 @@ class Publisher:
 
         Raises Fenced. Storage trouble is waited out: a caller that gives up sooner cancels.
         """
+        self._calm.set()
         while self._history.position < position:
             if self.fenced is not None:
                 raise self.fenced

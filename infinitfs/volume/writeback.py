@@ -168,8 +168,13 @@ class WriteBack:
             # `File` may stand for its inode, which must not be taken for it.
             dirty = [file for file in batch.values() if file.needs_flush]
             if dirty:
-                with trio.CancelScope(shield=True):
-                    return await self._flush_batch(dirty, whole)
+                self._publisher.flushing(True)
+                try:
+                    with trio.CancelScope(shield=True):
+                        return await self._flush_batch(dirty, whole)
+                finally:
+                    if self.bytes < HIGH:  # else the next one follows at once
+                        self._publisher.flushing(False)
             return 0
 
     async def _flush_batch(self, files: list[File], whole: bool) -> int:

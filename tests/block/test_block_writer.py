@@ -6,6 +6,7 @@ import random
 import tempfile
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -23,6 +24,7 @@ from infinitfs.block.writer import BlockWriter, Request, Stored
 from infinitfs.errors import LocalDiskFailed, NoSpace
 from infinitfs.keys.frame import SEGMENT_SIZE, FrameType, sealed_size
 from infinitfs.keys.ring import Purpose
+from infinitfs.storage.base import Buffer
 from infinitfs.transfer.files import Offload, Threads, inline
 from tests.support.blocks import MemoryIndex, make_ring, make_staging
 
@@ -84,6 +86,38 @@ async def test_pieces_are_the_request_in_order(writing: Writing) -> None:
     lengths = [length for _, length, _ in stored.pieces]
     assert offsets == [12_345 + sum(lengths[:i]) for i in range(len(lengths))]
     assert len(lengths) > 3 and stored.tail == 0 and stored.provisional
+
+
+@pytest.mark.parametrize("where", [0, 20 * KI, 40 * KI, 64 * KI - 10])
+async def test_what_compresses_anywhere_among_the_samples_is_compressed(tmp_path: Path, where: int) -> None:
+    """A block of noise with half of it text is not taken for noise, whichever half that is."""
+    writing = Writing(tmp_path, FixedCutter(128 * KI), pack_size=KI * KI)
+    data = bytearray(noise(128 * KI))
+    data[where : where + 64 * KI] = (b"plain text " * 6000)[: 64 * KI]
+    (stored,) = await writing.store(bytes(data))
+    ((_, _, number),) = stored.pieces
+    assert number is not None and writing.index.frames[number].length < 70 * KI
+    assert writing.content(stored) == data
+
+
+async def test_noise_is_not_compressed_to_find_that_out(tmp_path: Path) -> None:
+    writing = Writing(tmp_path, FixedCutter(128 * KI), pack_size=KI * KI)
+    asked = 0
+    real = zstandard.ZstdCompressor
+
+    class Counting:
+        def __init__(self, **options: Any) -> None:
+            self.compressor = real(**options)
+
+        def compress(self, data: Buffer) -> bytes:
+            nonlocal asked
+            asked += len(data)
+            return self.compressor.compress(data)
+
+    with mock.patch.object(zstandard, "ZstdCompressor", Counting):
+        (stored,) = await writing.store(noise(128 * KI))
+    assert 0 < asked <= 32 * KI
+    assert writing.content(stored) == noise(128 * KI)
 
 
 async def test_what_no_cut_ended_is_the_tail(writing: Writing) -> None:

@@ -1,0 +1,70 @@
+"""When packs leave: not while programs wait for a flush, but never much later."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from infinitfs.block.writer import BlockWriter, Request, Stored
+from infinitfs.storage.base import Buffer
+from infinitfs.storage.memory import MemoryStorage
+from infinitfs.volume import writeback
+from infinitfs.volume.publisher import _YIELD
+from tests.support.volumes import opened_volume, put
+
+SIZE = 2**20
+
+
+class TimedStorage(MemoryStorage):
+    """Knows when packs came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.came: list[float] = []
+
+    async def put(self, key: str, data: Buffer, *, create: bool = False) -> None:
+        await super().put(key, data, create=create)
+        if "/packs/" in key:
+            self.came.append(trio.current_time())
+
+
+def slow_flushes(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Every batch takes so long, with its packs closed at its beginning."""
+    store = BlockWriter.store
+
+    async def slowly(writer: BlockWriter, requests: Sequence[Request]) -> list[Stored]:
+        stored = await store(writer, requests)
+        await trio.sleep(seconds)
+        return stored
+
+    monkeypatch.setattr(BlockWriter, "store", slowly)
+
+
+@pytest.mark.parametrize("flush", [0.5, 20.0])
+async def test_a_pack_waits_for_the_end_of_a_flush_but_not_for_long(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, flush: float
+) -> None:
+    storage = TimedStorage()
+    async with opened_volume(storage, tmp_path / "one") as session:
+        slow_flushes(monkeypatch, flush)
+        began = trio.current_time()
+        await put(session.volume, b"large", Random(1).randbytes(SIZE), durable=True)
+        assert trio.current_time() == pytest.approx(began + flush)
+        await session.volume.drain()
+        many = [when for when in storage.came if when < began + flush + 0.001]
+        assert len(many) >= 8, "packs of 64 KiB"
+        assert min(storage.came) == pytest.approx(began + min(flush, _YIELD))
+
+
+async def test_who_waits_for_the_storage_waits_for_no_flush_of_others(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened_volume(TimedStorage(), tmp_path / "one") as session:
+        monkeypatch.setattr(writeback, "HIGH", 0)  # one flush follows the other without an end
+        await put(session.volume, b"large", Random(1).randbytes(SIZE), durable=True)
+        began = trio.current_time()
+        await session.volume.drain()
+        assert trio.current_time() - began < _YIELD / 2
