@@ -1,12 +1,13 @@
 """One write and one read, hop by hop: what README's "life of a write" and "life of a read" say, with every value.
 
-The hops are those of the data: FUSE adapter, dirty range, cut, id, frame, staged pack, extents, outbox, journal record,
-objects; and back on another machine that has nothing but the storage and the key.
+The hops are those of the data: FUSE adapter, dirty range, intent, cut, id, frame, staged pack, extents, outbox, journal
+record, objects; and back on another machine that has nothing but the storage and the key.
 """
 
 import os
 import secrets
 import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -111,9 +112,24 @@ async def test_a_write_and_a_read_through_every_layer(tmp_path: Path, monkeypatc
         assert volume.attributes(inode.ino).size == len(CONTENT)
         assert database.rows("SELECT * FROM extents") == []
 
-        # Operations.fsync -> WriteBack.flush -> BlockWriter.store: cut, id, compress, seal.
+        # Operations.fsync -> WriteBack.intend -> Intents.append: sealed as they are, synced, named by a row, synced.
         synced.clear()
         await operations.fsync(inode.ino, False)
+        (intents,) = folders.intents.iterdir()
+        assert synced[-2:] == [str(intents), f"{folders.database}-wal"]
+        ((file_number, start, length),) = database.rows("SELECT file, offset, length FROM intents")
+        assert (str(file_number), start, length) == (intents.name, 0, intents.stat().st_size)
+        context = b"intent" + struct.pack("<QQ", file_number, start)
+        intended = ring.open(Purpose.METADATA, FrameType.INTENT, context, intents.read_bytes()).payload
+        assert bytes(intended[-len(CONTENT) :]) == CONTENT
+        assert file.dirty
+        assert database.rows("SELECT * FROM extents") == []
+
+        # WriteBack.flush -> BlockWriter.store: cut, id, compress, seal.
+        synced.clear()
+        await volume.settle()
+        assert database.rows("SELECT * FROM intents") == []
+        assert list(folders.intents.iterdir()) == []
         rule = Rule(ring.gear(), PARAMETERS.minimum, PARAMETERS.target, PARAMETERS.maximum, PARAMETERS.zeros)
         pieces = reference_cut(CONTENT, rule, True)
         assert sum(length for length, _ in pieces) == len(CONTENT)

@@ -1,25 +1,21 @@
 """Staged packs: frames on this machine's disk, on their way to the storage.
 
-Above: `block.writer` appends, `block.reader` reads, the volume's publisher uploads closed packs. Below: files in one
-folder, one a pack, named by the pack.
+Above: `block.writer` appends, `block.reader` reads, the volume's publisher uploads closed packs. Below: `growing`:
+files in one folder, one a pack, named by the pack.
 Invariant: a frame is durable once `append` has returned, and its pack's name too (the folder is synced when a pack is
 begun). Bytes behind the last frame the index knows mean nothing: `reopen` cuts them off. A pack is never changed
-once it is closed. A disk that failed to write or sync is never tried again into success: from then on every change
-raises LocalDiskFailed, until the next mount. Nothing here runs on the event loop but dictionary look-ups; disk work
-is in threads.
+once it is closed. Nothing here runs on the event loop but dictionary look-ups; disk work is in threads.
 """
 
-import contextlib
-import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from infinitfs.block.growing import GrowingFiles
 from infinitfs.block.index import NewFrame
 from infinitfs.block.pack import Entry
-from infinitfs.config.disk import sync_folder, write_at
-from infinitfs.errors import InfinitfsError, LocalDiskFailed, NoSpace
+from infinitfs.errors import InfinitfsError, LocalDiskFailed
 from infinitfs.transfer.files import Offload, remove
 
 SealIndex = Callable[[str, Sequence[Entry]], bytes]
@@ -41,13 +37,12 @@ class Staging:
     """The packs in `folder`. `name` makes a new pack's name (hex), `seal_index` what ends a pack."""
 
     def __init__(self, folder: Path, name: Callable[[], str], seal_index: SealIndex, offload: Offload):
-        self._folder = folder
+        self._files = GrowingFiles(folder)
         self._name = name
         self._seal_index = seal_index
         self._offload = offload
         self._sizes: dict[str, int] = {}
         self._open: _OpenPack | None = None
-        self._failed = False
 
     @property
     def waiting(self) -> int:
@@ -69,7 +64,7 @@ class Staging:
         return len(self._open.entries) if self._open else 0
 
     def path(self, pack: str) -> Path:
-        return self._folder / pack
+        return self._files.folder / pack
 
     def holds(self, pack: str) -> bool:
         return pack in self._sizes or (self._open is not None and self._open.name == pack)
@@ -95,7 +90,7 @@ class Staging:
             offset += len(frame)
         ending = self._seal_index(pack.name, [*pack.entries, *written]) if full else b""
         try:
-            self._extend(pack, [*(frame for _, _, frame in frames), ending])
+            self._files.extend(pack.descriptor, pack.size, [*(frame for _, _, frame in frames), ending])
         except InfinitfsError:
             if pack is not self._open:  # just begun, and nothing is in it
                 os.close(pack.descriptor)
@@ -109,31 +104,7 @@ class Staging:
 
     def _begin(self) -> _OpenPack:
         name = self._name()
-        with self._local_errors():
-            descriptor = os.open(self.path(name), os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            try:
-                sync_folder(self._folder)
-            except OSError as error:
-                self._failed = error.errno not in _FULL
-                os.close(descriptor)
-                remove([self.path(name)])
-                raise
-        return _OpenPack(name, descriptor, 0, [])
-
-    def _extend(self, pack: _OpenPack, buffers: Sequence[bytes]) -> None:
-        """Write and sync behind what the pack holds; where that fails for want of space it is as it was before."""
-        if self._failed:
-            raise LocalDiskFailed(path=str(self._folder), reason="it failed before")
-        with self._local_errors():
-            try:
-                write_at(pack.descriptor, buffers, pack.size, syncing=True)
-                os.fdatasync(pack.descriptor)
-            except OSError as error:
-                self._failed = True
-                if error.errno in _FULL:
-                    os.ftruncate(pack.descriptor, pack.size)
-                    self._failed = False
-                raise
+        return _OpenPack(name, self._files.create(name), 0, [])
 
     async def close_pack(self) -> tuple[str, int] | None:
         """End the open pack with its sealed index. Returns its name and size in bytes, None where none is open.
@@ -148,7 +119,7 @@ class Staging:
             return None
         if not pack.ending:
             ending = self._seal_index(pack.name, pack.entries)
-            self._extend(pack, [ending])
+            self._files.extend(pack.descriptor, pack.size, [ending])
             pack.ending = len(ending)
         os.close(pack.descriptor)
         self._open = None
@@ -158,16 +129,9 @@ class Staging:
     def read(self, pack: str, offset: int, length: int) -> bytes:
         """The sealed bytes `[offset, offset + length)`; blocking, so for a thread.
 
-        Through a descriptor of its own: the writer's may be closed, and its number given again, at any moment. Raises
-        FileNotFoundError where the pack was released meanwhile, LocalDiskFailed.
+        Raises FileNotFoundError where the pack was released meanwhile, LocalDiskFailed.
         """
-        try:
-            with self.path(pack).open("rb", buffering=0) as file:
-                return os.pread(file.fileno(), length, offset)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise self._failure(error) from error
+        return self._files.read(pack, offset, length)
 
     def release(self, pack: str) -> None:
         """Forget a pack: its file was moved into the cache, or removed."""
@@ -181,8 +145,8 @@ class Staging:
         not know are removed. Raises LocalDiskFailed where a known pack is missing or short.
         """
         left_open = []
-        with self._local_errors():
-            remove(path for path in list(self._folder.iterdir()) if path.name not in known)
+        with self._files.errors():
+            remove(path for path in list(self._files.folder.iterdir()) if path.name not in known)
         for name, (size, entries) in known.items():
             need = size or _end(entries)
             try:
@@ -190,7 +154,7 @@ class Staging:
             except FileNotFoundError:
                 raise LocalDiskFailed(path=str(self.path(name)), reason="a pack that was synced is missing") from None
             except OSError as error:
-                raise self._failure(error) from error
+                raise self._files.failure(error) from error
             if there < need:
                 raise LocalDiskFailed(path=str(self.path(name)), reason=f"{need} bytes were synced, {there} are there")
             if size:
@@ -201,7 +165,7 @@ class Staging:
 
     def reopen(self, name: str, entries: list[Entry]) -> None:
         """Go on with an open pack of an earlier process, cut behind its last known frame; blocking."""
-        with self._local_errors():
+        with self._files.errors():
             descriptor = os.open(self.path(name), os.O_RDWR | os.O_CLOEXEC)
             self._open = _OpenPack(name, descriptor, _end(entries), list(entries))
             os.ftruncate(descriptor, self._open.size)
@@ -211,21 +175,6 @@ class Staging:
         if self._open is not None:
             os.close(self._open.descriptor)
             self._open = None
-
-    @contextlib.contextmanager
-    def _local_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise self._failure(error) from error
-
-    def _failure(self, error: OSError) -> InfinitfsError:
-        if error.errno in _FULL:
-            return NoSpace(what=str(self._folder), remedy="free space on this machine's disk")
-        return LocalDiskFailed(path=str(self._folder), reason=os.strerror(error.errno or 0))
-
-
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def _end(entries: Sequence[Entry]) -> int:

@@ -28,6 +28,8 @@ class File:
         self.ctime: int | None = None
         self.dirty = DirtyRanges()
         self.dirty_since: float | None = None
+        self.intended: tuple[int | None, int | None] | None = None
+        """The times that the last intent has."""
         self.read_ahead = ReadAhead()
         self.error: Exception | None = None
         """What a flush in the background met; the next fsync or close reports it."""
@@ -35,6 +37,8 @@ class File:
         self._requests: list[Request] = []
         self._clip = 0
         self._last_end = -1
+        self._fresh: list[tuple[int, int]] = []  # ranges, offset and end, that no intent has
+        self._fresh_flushing: list[tuple[int, int]] = []
         self._tail: tuple[int, bytes] | None = None
 
     @property
@@ -63,6 +67,7 @@ class File:
         if self._tail is not None and offset < self._tail[0] + len(self._tail[1]) and end > self._tail[0]:
             self._tail = None
         self.dirty.write(offset, data)
+        self._fresh.append((offset, end))
         self._last_end = end
         self.size = max(self.size, end)
         if self.dirty_since is None:
@@ -83,12 +88,33 @@ class File:
         pieces = self._flushing.overlay(offset, length) if self._flushing else []
         return pieces + self.dirty.overlay(offset, length)
 
+    # --- an intent ---
+
+    def take_fresh(self) -> list[tuple[int, int]]:
+        """The ranges, as offset and end, in order and apart from one another, that were written since this was asked
+        last and that are in memory only."""
+        ranges = sorted(self._fresh_flushing + self._fresh)
+        self._fresh, self._fresh_flushing = [], []
+        merged: list[tuple[int, int]] = []
+        for offset, end in ranges:
+            if merged and offset <= merged[-1][1]:
+                merged[-1] = merged[-1][0], max(end, merged[-1][1])
+            else:
+                merged.append((offset, end))
+        return merged
+
+    def put_back_fresh(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """No intent has them after all."""
+        self._fresh.extend(ranges)
+
     # --- a flush: begin, then exactly one of finish and abort ---
 
     def begin_flush(self, *, whole: bool) -> list[Request]:
         """Take the dirty ranges. Unless `whole`, the range that is being appended to keeps its tail in memory."""
         taken, self.dirty = self.dirty, DirtyRanges()
         self._flushing = taken
+        self._fresh, self._fresh_flushing = [], self._fresh
+        self.intended = None
         self._clip = 2**63 - 1
         self.dirty_since = None
         self._requests = [self._request(run, whole or run.end != self._last_end) for run in taken.runs()]
@@ -114,6 +140,7 @@ class File:
                 edits.append(Edit(request.offset, end, extents))
             self._keep_tail(request, result, now)
         self._flushing = None
+        self._fresh_flushing = []
         self._requests = []
         return edits
 
@@ -123,6 +150,7 @@ class File:
             start = end - result.tail
             if start < self._clip:
                 self.dirty.put_under(start, request.last(result.tail)[: self._clip - start])
+                self._fresh.append((start, end))
                 self._mark(now)
         elif end == self.size and end <= self._clip:
             offset, length, _ = result.pieces[-1]
@@ -136,6 +164,8 @@ class File:
                 self.dirty.put_under(run.offset, b"".join(run.chunks))
             self._flushing = None
             self._requests = []
+            self._fresh += self._fresh_flushing
+            self._fresh_flushing = []
             self._mark(now)
 
     def _mark(self, now: float) -> None:

@@ -78,6 +78,7 @@ class FrameType(IntEnum):
     CHECKPOINT_GROUP = 4
     MANIFEST = 5
     DESCRIPTOR = 6
+    INTENT = 7
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,7 @@ from infinitfs.volume.collector import Collector
 from infinitfs.volume.database import Database
 from infinitfs.volume.descriptor import OpenedVolume, Parameters, open_descriptor
 from infinitfs.volume.history import History
+from infinitfs.volume.intents import Intents
 from infinitfs.volume.journal import Kind, Owner
 from infinitfs.volume.lease import Lease
 from infinitfs.volume.namespace import Namespace
@@ -135,6 +136,7 @@ class _Local(NamedTuple):
     namespace: Namespace
     blocks: Blocks
     staging: Staging
+    intents: Intents
     cache: PackCache
 
 
@@ -170,6 +172,7 @@ class Composition:
             volume = self._volume(local, flush_lock, publisher)
             if self.writable:
                 await _recover(local.staging, local.blocks, publisher, self.machine.offload)
+            await volume.replay()
             async with volume.running():
                 if claim:
                     await _claim(publisher)
@@ -210,6 +213,9 @@ class Composition:
         index = partial(seal_index, self.opened.ring)
         staging = Staging(self.folders.staging, lambda: random(16).hex(), index, offload)
         stack.callback(staging.close)
+        intents = Intents(self.folders.intents, self.opened.ring, database, offload)
+        stack.callback(intents.close)
+        await offload(intents.load)
         cache = await stack.enter_async_context(
             open_cache(
                 self.folders.cache,
@@ -220,7 +226,7 @@ class Composition:
                 spare=self._spare,
             )
         )
-        return _Local(database, history, namespace, blocks, staging, cache)
+        return _Local(database, history, namespace, blocks, staging, intents, cache)
 
     def _spare(self) -> int:
         """Bytes that the cache may grow by, or has to shrink by."""
@@ -264,6 +270,7 @@ class Composition:
                 publisher=publisher,
                 lock=flush_lock,
                 room=room,
+                intents=local.intents,
                 sync=local.database.sync,
             ),
             publisher=publisher,
@@ -290,6 +297,7 @@ class Composition:
             capacity=self.capacity,
             kernel_times=bool(self.request.directory) and self.writable,
             remote_fsync=self.request.fsync == "remote",
+            intents=local.intents,
         )
 
     def _room(self, local: _Local) -> Room:

@@ -20,6 +20,7 @@ class Folders:
     def __init__(self, paths: Paths, volume_id: str, cache: str) -> None:
         self.state = paths.volume_state(volume_id)
         self.staging = make_private(self.state / "staging")
+        self.intents = make_private(self.state / "intents")
         self.checkpoint = make_private(self.state / "checkpoint")
         self.database = self.state / "volume.db"
         self.lock = self.state / "lock"

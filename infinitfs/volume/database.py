@@ -32,7 +32,7 @@ import trio
 
 from infinitfs.errors import DamagedRecord, InfinitfsError, IntegrityError, LocalDiskFailed, NoSpace
 from infinitfs.transfer.files import Offload
-from infinitfs.volume.schema import JOURNALED, PAGE_SIZE, SCHEMA
+from infinitfs.volume.schema import ADDED, JOURNALED, PAGE_SIZE, SCHEMA
 
 _log = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ class Database:
     def open_log(self) -> None:
         """Take hold of the log's descriptor, for as long as the connection lives."""
         self._stop_reading()
-        self.connection.execute("BEGIN IMMEDIATE; UPDATE local SET value = value WHERE name = ''; COMMIT")
+        self.connection.execute(f"BEGIN IMMEDIATE; {ADDED} UPDATE local SET value = value WHERE name = ''; COMMIT")
         self.connection.set_wal_hook(self._logged)
         if self._log < 0:
             self._log = os.open(f"{self.path}-wal", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -26,7 +26,7 @@ from infinitfs.volume.checkpoint import CHECKPOINTS, restore
 from infinitfs.volume.database import Database
 from infinitfs.volume.history import History
 from infinitfs.volume.journal import JOURNAL, Kind, Record, object_hash, open_record
-from infinitfs.volume.schema import LOCAL
+from infinitfs.volume.schema import ADDED, LOCAL
 from infinitfs.volume.signed import Form, Members
 
 _log = logging.getLogger(__name__)
@@ -113,7 +113,8 @@ class Opening:
             if point is None:
                 database.create()
             else:
-                database.connection.execute("BEGIN;" + "".join(f"DELETE FROM {t};" for t in LOCAL) + "COMMIT")
+                emptied = "".join(f"DELETE FROM {table};" for table in LOCAL)
+                database.connection.execute(f"BEGIN; {ADDED} {emptied} COMMIT")
                 database.open_log()
                 database.begin(journaled=False)
                 History(database).set(point)
@@ -190,7 +191,8 @@ class Opening:
 
     def _check_nothing_unsent(self, database: Database, owner: str) -> None:
         unsent = database.row(
-            "SELECT EXISTS (SELECT 1 FROM outbox) OR EXISTS (SELECT 1 FROM records WHERE kind = ?)",
+            "SELECT EXISTS (SELECT 1 FROM outbox) OR EXISTS (SELECT 1 FROM intents)"
+            " OR EXISTS (SELECT 1 FROM records WHERE kind = ?)",
             (Kind.CHANGES.value,),
         )[0]
         if unsent:

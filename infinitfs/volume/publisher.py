@@ -16,6 +16,7 @@ Invariants.
 """
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -43,7 +44,8 @@ LINGER = 3.0  # seconds a change may wait for company before its record is cut
 _WAITING = 4  # records that wait for the storage; with more, changes gather in the outbox instead
 _GATHERED = 8 * 2**20  # bytes of changesets that are cut into a record however many wait
 _UPLOADS = 8  # packs on their way at once
-_YIELD = 3.0  # seconds a pack may wait while a flush goes on: what programs wait for goes first
+_YIELD = 3.0  # seconds a pack may wait while flushes go on: what programs wait for goes first
+_CALM = 0.25  # seconds without a flush: less lies between two of somebody who writes on and on
 _RETRY = (1.0, 8.0)  # seconds between attempts once the transfer process has given up: first, longest
 
 
@@ -91,6 +93,7 @@ class Publisher:
         self._uploads = trio.CapacityLimiter(_UPLOADS)
         self._calm = trio.Event()
         self._calm.set()
+        self._flushed = -math.inf
         self._unsent_since: float | None = None
         self.last_stored: str | None = None
         """When the storage last acknowledged a record, RFC 3339, None if it has not since the mount."""
@@ -203,13 +206,21 @@ class Publisher:
         if self._unsent_since is None:
             self._unsent_since = trio.current_time()
 
-    def flushing(self, going_on: bool) -> None:
-        """A flush begins, or the last one for now has ended: packs that are closed meanwhile leave processors and disk
-        to it, unless somebody waits for the storage."""
-        if not going_on:
-            self._calm.set()
-        elif self._calm.is_set():
+    def flushing(self) -> None:
+        """A flush begins: packs that are closed until the last one is over leave processors and disk to it, unless
+        somebody waits for the storage."""
+        self._flushed = math.inf
+        if self._calm.is_set():
             self._calm = trio.Event()
+
+    def flushed(self, *, everything: bool) -> None:
+        """It is over; where something is left to flush, the next one may follow at once."""
+        self._flushed = -math.inf if everything else trio.current_time()
+        self._grow_calm()
+
+    def _grow_calm(self) -> None:
+        if trio.current_time() - self._flushed >= _CALM:
+            self._calm.set()
 
     def is_own(self, position: int, data: bytes) -> bool:
         """Whether `data` is the record that this machine has cut for `position`."""
@@ -243,7 +254,8 @@ class Publisher:
 
     async def _cut_when_due(self) -> None:
         while self.fenced is None:
-            await trio.sleep(LINGER / 6)
+            await trio.sleep(LINGER / 12)
+            self._grow_calm()
             if self._unsent_since is None:
                 continue
             aged = trio.current_time() - self._unsent_since >= LINGER and self.pending_records < _WAITING

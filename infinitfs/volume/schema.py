@@ -63,4 +63,13 @@ CREATE TABLE staged (
 CREATE TABLE local (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
 
-LOCAL = ("outbox", "records", "staged", "local")
+ADDED = """
+CREATE TABLE IF NOT EXISTS intents (
+    intent INTEGER PRIMARY KEY, ino INTEGER NOT NULL, file INTEGER NOT NULL, offset INTEGER NOT NULL,
+    length INTEGER NOT NULL, clip INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS intents_by_ino ON intents (ino);
+"""
+"""What databases and checkpoints of earlier versions do not have."""
+
+LOCAL = ("outbox", "records", "staged", "local", "intents")

@@ -36,6 +36,7 @@ from infinitfs.volume.collector import Collector
 from infinitfs.volume.content import Content
 from infinitfs.volume.database import Database
 from infinitfs.volume.inodes import Inode
+from infinitfs.volume.intents import Intents
 from infinitfs.volume.lease import Lease
 from infinitfs.volume.namespace import Entry, Namespace
 from infinitfs.volume.publisher import Publisher
@@ -81,6 +82,7 @@ class Volume:
         capacity: int,
         kernel_times: bool,
         remote_fsync: bool,
+        intents: Intents,
     ) -> None:
         self.database = database
         self.publisher = publisher
@@ -97,6 +99,7 @@ class Volume:
         self._capacity = capacity
         self._kernel_times = kernel_times
         self._remote_fsync = remote_fsync
+        self._intents = intents
         self._files: dict[int, File] = {}
         self._uses = Uses()
         self._unlinked: set[int] = set()  # and in use; the kernel forgets a million others at once
@@ -155,8 +158,14 @@ class Volume:
     async def _sync_in_time(self) -> None:
         while True:
             await trio.sleep(SYNC_AFTER)
-            if self.database.unsynced:
-                await self.database.sync()
+            await self._sync_and_tidy()
+
+    async def _sync_and_tidy(self) -> None:
+        finished = self._intents.finished()
+        if finished or self.database.unsynced:
+            await self.database.sync()
+        if finished:
+            await self._intents.remove(finished)
 
     async def drain(self) -> None:
         """Everything is in the storage when this returns. Waits as long as it takes: the caller gives up."""
@@ -170,7 +179,20 @@ class Volume:
     async def settle(self) -> None:
         """Everything is durable on this machine when this returns."""
         await self._write_back.flush_all()
-        await self.database.sync()
+        await self._sync_and_tidy()
+
+    async def replay(self) -> None:
+        """What was fsynced and not flushed when the last mount was killed is in memory again. Raises LocalDiskFailed
+        where it is not whole."""
+        for change in await self._intents.replay():
+            file = self._files.get(change.ino)
+            if file is None:
+                file = self._files[change.ino] = File(change.ino, self._namespace.inode(change.ino).size)
+            for offset, data in change.pieces:
+                self._write_back.write(file, offset, data)
+            file.mtime = file.mtime if change.mtime is None else change.mtime
+            file.ctime = file.ctime if change.ctime is None else change.ctime
+            self._write_back.note_times(file)
 
     @property
     def backlog(self) -> int:
@@ -420,7 +442,7 @@ class Volume:
     async def fsync(self, ino: int) -> None:
         """Content and attributes are durable here (or in the storage, as the mount was asked to) on return."""
         file = self._files.get(ino)
-        if file is not None and file.needs_flush:
+        if file is not None and file.needs_flush and (self._remote_fsync or not await self._write_back.intend(file)):
             await self._write_back.flush([file])
         await self.sync()
 

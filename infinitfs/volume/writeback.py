@@ -7,6 +7,7 @@ Invariants.
   their files in one step of the database. Metadata never refers to a block that is not durable.
 - One flush at a time, under `lock`; between `begin_flush` and its `finish_flush` or `abort_flush` new writes go to
   fresh dirty ranges, truncations clip what is being flushed.
+- What an intent made durable of a file is flushed as a whole, and the step that commits it ends the intent.
 - Callers that wait together share a flush: who gets the lock takes every file that was asked for until then.
 """
 
@@ -21,6 +22,7 @@ from infinitfs.file.dirty import Bytes
 from infinitfs.file.extents import Edit
 from infinitfs.file.file import File
 from infinitfs.volume.blocks import Blocks
+from infinitfs.volume.intents import Change, Intents
 from infinitfs.volume.namespace import Namespace
 from infinitfs.volume.publisher import Publisher
 from infinitfs.volume.room import Room
@@ -28,9 +30,13 @@ from infinitfs.volume.room import Room
 _log = logging.getLogger(__name__)
 
 AGE = 5.0  # seconds after which dirty bytes are flushed
-HIGH = 16 * 2**20  # dirty bytes above which a flush starts
+HIGH = 32 * 2**20  # dirty bytes above which a flush starts
 FULL = 96 * 2**20  # dirty bytes above which writers wait
 _TICK = 0.5
+_LITTLE = 256 * 1024  # bytes that an fsync makes durable as they are, however they lie,
+_PIECE = 64 * 1024  # or that it does where they lie in pieces smaller than this,
+_MUCH = 32 * 2**20  # up to so many: they are written to the disk twice
+_STRIDE = 256  # ranges that are looked at without letting another task run
 _TAILS = 16 * 2**20  # bytes of last blocks that all files together may keep
 _STEP = 16  # files that are committed without letting another task run
 
@@ -47,6 +53,7 @@ class WriteBack:
         publisher: Publisher,
         lock: trio.Lock,
         room: Room,
+        intents: Intents,
         sync: Callable[[], Awaitable[None]],
     ) -> None:
         self._namespace = namespace
@@ -55,6 +62,7 @@ class WriteBack:
         self._publisher = publisher
         self._lock = lock
         self._room = room
+        self._intents = intents
         self._sync = sync
         self._dirty: dict[int, File] = {}
         self._wanted: dict[int, File] = {}
@@ -104,6 +112,10 @@ class WriteBack:
         before = file.bytes_in_memory
         file.truncate(size)
         self.bytes += file.bytes_in_memory - before
+        if file.needs_flush:
+            self._intents.clip(file.ino, size)
+        else:
+            self._intents.contain(file.ino, self._intents.last)
 
     def note_times(self, file: File) -> None:
         """The file has times that are not stored yet."""
@@ -115,8 +127,42 @@ class WriteBack:
         file.truncate(0)
         self.bytes += file.bytes_in_memory - before
         file.mtime = file.ctime = None
+        self._intents.contain(file.ino, self._intents.last)
         self._dirty.pop(file.ino, None)
         self._forget_tail(file)
+
+    async def intend(self, file: File) -> bool:
+        """Make what is dirty of the file durable as it is, with its times, in the next commit; it stays dirty. False,
+        with nothing done, where that would be much at a time: then its blocks have to be made at once.
+
+        Raises LocalDiskFailed.
+        """
+        times = file.mtime, file.ctime
+        ranges = file.take_fresh()
+        if not ranges and file.intended == times and not self._intents.awaits(file.ino):
+            return True
+        intent = self._intents.begin(file.ino)
+        done = False
+        try:
+            if self._may_write_twice(ranges):
+                change = Change(file.ino, await _pieces(file, ranges), file.mtime, file.ctime)
+                await self._intents.append(intent, change)
+                file.intended = change.mtime, change.ctime
+                done = True
+        except NoSpace:
+            return False
+        finally:
+            self._intents.end(intent)
+            if not done:
+                file.put_back_fresh(ranges)
+        return done
+
+    def _may_write_twice(self, ranges: list[tuple[int, int]]) -> bool:
+        total = sum(end - offset for offset, end in ranges)
+        if total > _LITTLE and (total > _MUCH or total > _PIECE * len(ranges)):
+            return False
+        self._room.check(self.bytes + total)
+        return True
 
     async def run(self) -> None:
         """Flush by size at once, by age within a tick, for as long as the volume is open."""
@@ -168,21 +214,21 @@ class WriteBack:
             # `File` may stand for its inode, which must not be taken for it.
             dirty = [file for file in batch.values() if file.needs_flush]
             if dirty:
-                self._publisher.flushing(True)
+                self._publisher.flushing()
                 try:
                     with trio.CancelScope(shield=True):
                         return await self._flush_batch(dirty, whole)
                 finally:
-                    if self.bytes < HIGH:  # else the next one follows at once
-                        self._publisher.flushing(False)
+                    self._publisher.flushed(everything=not self._dirty)
             return 0
 
     async def _flush_batch(self, files: list[File], whole: bool) -> int:
         """One batch through the block writer; on failure every file is as dirty as before, and knows why."""
         requests: list[Request] = []
         spans: list[tuple[File, int, int]] = []
+        intended = self._intents.last
         for file in files:
-            taken = file.begin_flush(whole=whole or file.opens == 0)
+            taken = file.begin_flush(whole=whole or file.opens == 0 or self._intents.holds(file.ino))
             spans.append((file, len(requests), len(requests) + len(taken)))
             requests.extend(taken)
         try:
@@ -203,6 +249,7 @@ class WriteBack:
                 await trio.lowlevel.checkpoint()
             before = file.bytes_in_memory
             self._commit(file, file.finish_flush(stored[first:last], trio.current_time()))
+            self._intents.contain(file.ino, intended if file.dirty else self._intents.last)
             self.bytes += file.bytes_in_memory - before
             self._keep_tail(file)
         self._publisher.changed()
@@ -257,3 +304,14 @@ class WriteBack:
             self.at_clean(file)
         if fields:
             self._namespace.update(file.ino, **fields)
+
+
+async def _pieces(file: File, ranges: list[tuple[int, int]]) -> list[tuple[int, Bytes]]:
+    """What memory has of the file there, or has had since this was called."""
+    pieces: list[tuple[int, Bytes]] = []
+    for start in range(0, len(ranges), _STRIDE):
+        if start:
+            await trio.lowlevel.checkpoint()
+        for offset, end in ranges[start : start + _STRIDE]:
+            pieces += file.overlay(offset, end - offset)
+    return pieces

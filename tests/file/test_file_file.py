@@ -2,6 +2,8 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 from hypothesis import settings
@@ -10,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from infinitfs.block.cutting import ContentCutter, Cutter, FixedCutter
 from infinitfs.block.writer import Request, Stored
+from infinitfs.file.dirty import Bytes
 from infinitfs.file.extents import Edit, Extent, edited
 from infinitfs.file.file import File
 
@@ -79,6 +82,14 @@ def contents(draw: st.DrawFn) -> bytes:
     return b"".join(bytes(length) if zero else random.Random(seed).randbytes(length) for zero, length, seed in parts)
 
 
+@dataclass
+class Intent:
+    """What an fsync made durable without a flush."""
+
+    pieces: list[tuple[int, Bytes]]
+    clip: int = FAR
+
+
 class AgainstBytes(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
@@ -86,6 +97,10 @@ class AgainstBytes(RuleBasedStateMachine):
         self.model = bytearray()
         self.taken: list[Request] | None = None
         self.now = 0.0
+        self.intents: list[Intent] = []
+        self.taken_intents = 0
+        self.fsynced: list[set[int]] = []
+        """What each byte was at the last fsync, and has been since."""
 
     @initialize(cutter=st.sampled_from(CUTTERS))
     def choose(self, cutter: Cutter) -> None:
@@ -98,6 +113,8 @@ class AgainstBytes(RuleBasedStateMachine):
         if data:
             self.model.extend(bytes(max(0, offset + len(data) - len(self.model))))
             self.model[offset : offset + len(data)] = data
+            for at in range(offset, min(offset + len(data), len(self.fsynced))):
+                self.fsynced[at].add(self.model[at])
 
     @rule(data=contents())
     def append(self, data: bytes) -> None:
@@ -121,6 +138,9 @@ class AgainstBytes(RuleBasedStateMachine):
         self.store.extents = edited(self.store.extents, [Edit(size, FAR, ())])
         del self.model[size:]
         self.model.extend(bytes(size - len(self.model)))
+        del self.fsynced[size:]
+        for intent in self.intents:
+            intent.clip = min(intent.clip, size)
 
     @rule(size=st.integers(0, LONGEST))
     def truncate(self, size: int) -> None:
@@ -139,7 +159,8 @@ class AgainstBytes(RuleBasedStateMachine):
     @precondition(lambda self: self.taken is None)
     @rule(whole=st.booleans())
     def begin(self, whole: bool) -> None:
-        self.taken = self.file.begin_flush(whole=whole)
+        self.taken = self.file.begin_flush(whole=whole or bool(self.intents))
+        self.taken_intents = len(self.intents)
 
     @precondition(lambda self: self.taken is not None)
     @rule()
@@ -148,6 +169,27 @@ class AgainstBytes(RuleBasedStateMachine):
         self.now += 1
         self.store.edit(self.file.finish_flush(self.store.store(self.taken), self.now))
         self.taken = None
+        del self.intents[: self.taken_intents if self.file.dirty else None]
+
+    @rule(kept=st.booleans())
+    def fsync(self, kept: bool) -> None:
+        ranges = self.file.take_fresh()
+        assert all(one[1] < other[0] for one, other in pairwise(ranges))
+        if kept:
+            self.intents.append(Intent([piece for lo, hi in ranges for piece in self.file.overlay(lo, hi - lo)]))
+            self.fsynced = [{byte} for byte in self.model]
+        else:
+            self.file.put_back_fresh(ranges)
+
+    @invariant()
+    def a_crash_leaves_what_was_fsynced(self) -> None:
+        """Or what was written since; of what is longer, something."""
+        left = self.store.content(len(self.model))
+        for intent in self.intents:
+            for offset, piece in intent.pieces:
+                end = min(offset + len(piece), intent.clip)
+                left[offset : max(offset, end)] = piece[: max(0, end - offset)]
+        assert all(byte in allowed for byte, allowed in zip(left, self.fsynced, strict=False))
 
     @precondition(lambda self: self.taken is not None)
     @rule()

@@ -121,7 +121,8 @@ async def test_content_that_comes_back_before_the_condemn_record_keeps_its_pack(
         await session.volume.unlink(ROOT, b"first")
         await drained(session)
         before = packs(storage)
-        ino = await put(session.volume, b"second", noise(1), durable=True)
+        ino = await put(session.volume, b"second", noise(1))
+        await session.volume.settle()
         assert (await session.volume.collector.collect()).packs == 0
         assert packs(storage) == before
         assert await content(session.volume, ino) == noise(1)

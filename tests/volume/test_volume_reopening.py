@@ -14,6 +14,7 @@ from infinitfs.errors import ReadOnly, StorageUnreachable
 from infinitfs.mount.session import Session
 from infinitfs.storage.base import Buffer
 from infinitfs.storage.memory import MemoryStorage
+from infinitfs.volume import writeback
 from infinitfs.volume.journal import JOURNAL
 from infinitfs.volume.namespace import RENAME_EXCHANGE, ROOT
 from infinitfs.volume.volume import Volume
@@ -160,9 +161,13 @@ class Moments:
         return result
 
 
+@pytest.mark.parametrize("little", [writeback._LITTLE, 20_000, 0])
 async def test_a_process_killed_at_any_moment_loses_nothing_that_was_fsynced(
-    autojump_clock: MockClock, tmp_path: Path
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, little: int
 ) -> None:
+    """However much of it has become blocks, in whole or in part."""
+    monkeypatch.setattr(writeback, "_LITTLE", little)
+    monkeypatch.setattr(writeback, "_PIECE", 0)
     storage, opened, moments = MemoryStorage(), make_volume(), Moments()
     promised: dict[bytes, bytes] = {}
     snapshots: list[tuple[Path, MemoryStorage, dict[bytes, bytes]]] = []
@@ -171,7 +176,7 @@ async def test_a_process_killed_at_any_moment_loses_nothing_that_was_fsynced(
     def take() -> None:
         nonlocal seen
         seen += 1
-        if seen % 11 == 0:
+        if seen % 9 == 0:
             home = killed(tmp_path / "one", tmp_path / f"copy {len(snapshots)}")
             snapshots.append((home, copy_of(storage), dict(promised)))
 
@@ -215,7 +220,8 @@ async def test_a_file_open_without_a_name_ends_with_the_crash(autojump_clock: Mo
     storage, opened = MemoryStorage(), make_volume()
     async with opened_volume(storage, tmp_path / "one", opened) as session:
         volume = session.volume
-        ino = await put(volume, b"file", random.Random(1).randbytes(30_000), durable=True)
+        ino = await put(volume, b"file", random.Random(1).randbytes(30_000))
+        await volume.settle()
         volume.open(ino)
         await volume.unlink(ROOT, b"file")
         await volume.sync()
@@ -315,7 +321,8 @@ async def test_killed_between_a_put_and_its_answer(autojump_clock: MockClock, tm
     inner, opened = MemoryStorage(), make_volume()
     async with opened_volume(FaultyStorage(inner, plan), tmp_path / "one", opened) as session:
         await drained(session)
-        await put(session.volume, b"file", b"content", durable=True)
+        await put(session.volume, b"file", b"content")
+        await session.volume.settle()
         armed = True
         await trio.sleep(30)
         then = copy_of(inner)

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from infinitfs.block import staging
+from infinitfs.block import growing
 from infinitfs.volume.database import Database
+from infinitfs.volume.intents import Intents
 from infinitfs.volume.journal import object_hash, open_record, seal_record
 from infinitfs.volume.publisher import Publisher
 from tests.support.world.run import run
@@ -31,7 +32,7 @@ class _Os:
 
 
 def test_acknowledged_before_the_staged_frames_are_synced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(staging, "os", _Os(lambda descriptor: None))
+    monkeypatch.setattr(growing, "os", _Os(lambda descriptor: None))
     _assert_found()
 
 
@@ -52,9 +53,33 @@ def test_extents_committed_before_their_frames_are_synced(monkeypatch: pytest.Mo
     def later(descriptor: int) -> None:
         waiting.add(Path(f"/proc/self/fd/{descriptor}").readlink())
 
-    monkeypatch.setattr(staging, "os", _Os(later))
+    monkeypatch.setattr(growing, "os", _Os(later))
     monkeypatch.setattr(Database, "sync", frames_first)
-    _assert_found(start=430)
+    _assert_found(start=165)
+
+
+def test_intents_counted_before_they_are_synced(monkeypatch: pytest.MonkeyPatch) -> None:
+    extend = growing.GrowingFiles.extend
+
+    def unsynced(self: growing.GrowingFiles, *arguments: Any) -> None:
+        with monkeypatch.context() as patched:
+            if self.folder.name == "intents":
+                patched.setattr(growing, "os", _Os(lambda descriptor: None))
+            extend(self, *arguments)
+
+    monkeypatch.setattr(growing.GrowingFiles, "extend", unsynced)
+    _assert_found()
+
+
+def test_intents_that_outlive_their_flush(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They bring older bytes back over newer ones that were fsynced."""
+    monkeypatch.setattr(Intents, "contain", lambda self, ino, number: None)
+    _assert_found()
+
+
+def test_intents_that_a_truncation_does_not_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Intents, "clip", lambda self, ino, size: None)
+    _assert_found(start=478)
 
 
 def test_a_record_published_before_its_pack(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +147,7 @@ def test_a_record_sealed_anew_at_a_retry(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_record_sent_before_it_is_on_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     everything = property(lambda self: 2**62, lambda self, position: None)
     monkeypatch.setattr(Publisher, "_durable", everything, raising=False)  # an attribute of each instance
-    _assert_found(start=110)
+    _assert_found(start=205)
 
 
 def test_the_log_of_a_killed_process_taken_for_synced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,4 +158,4 @@ def test_the_log_of_a_killed_process_taken_for_synced(monkeypatch: pytest.Monkey
         self._synced = self._commits
 
     monkeypatch.setattr(Database, "open_log", as_if_synced)
-    _assert_found(start=860)
+    _assert_found(start=848)

@@ -12,6 +12,9 @@ ATTEMPTS = 300
 
 # Points that a world must meet, whatever else it meets: the path of a write and of an opening.
 REQUIRED = {
+    "thread Intents._extend",
+    "thread Intents._read",
+    "sync of a file in intents",
     "thread BlockWriter._cut",
     "thread BlockWriter._seal",
     "thread Staging._append",

@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from random import Random
 from typing import TypeVar, cast
+from unittest import mock
 
 import trio
 
@@ -23,6 +24,7 @@ from infinitfs.mount.session import Session
 from infinitfs.storage.memory import MemoryStorage
 from infinitfs.transfer.client import TransferClient, local_transfer
 from infinitfs.transfer.files import inline
+from infinitfs.volume import writeback
 from infinitfs.volume.clock import Clock
 from infinitfs.volume.descriptor import OpenedVolume
 from infinitfs.volume.journal import JOURNAL, Kind, open_record
@@ -122,6 +124,7 @@ class Life:
         self._opened = opened
         self._disk = disk
         self._take_over = take_over
+        self._little = source.choice((writeback._LITTLE, 3000, 0))
         self._source = source
         self._plans = Plans(Random(source.random()), 0.0 if quiet else source.choice((0.0, 0.0, 0.03, 0.2)))
         self._gate = Gate(world.storage)
@@ -221,6 +224,11 @@ class Life:
     async def run(self) -> None:
         """Return at the crash or the end. Raises Lost, and any error that should not have come."""
         self._disk.point = self.point
+        # Worlds write little: some of them make blocks of all that is fsynced, others only of what is least.
+        with mock.patch.multiple(writeback, _LITTLE=self._little, _PIECE=min(writeback._PIECE, self._little)):
+            await self._run()
+
+    async def _run(self) -> None:
         try:
             with trio.move_on_after(_STUCK) as patience, self._scope:
                 async with local_transfer(FaultyStorage(self._gate, self._plans.plan()), connections=8) as client:
