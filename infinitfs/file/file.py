@@ -30,6 +30,7 @@ class File:
         self.dirty_since: float | None = None
         self.intended: tuple[int | None, int | None] | None = None
         """The times that the last intent has."""
+        self._intent = 0
         self.read_ahead = ReadAhead()
         self.error: Exception | None = None
         """What a flush in the background met; the next fsync or close reports it."""
@@ -103,9 +104,19 @@ class File:
                 merged.append((offset, end))
         return merged
 
+    @property
+    def fresh(self) -> bool:
+        """Whether `take_fresh` has something to give."""
+        return bool(self._fresh or self._fresh_flushing)
+
     def put_back_fresh(self, ranges: Sequence[tuple[int, int]]) -> None:
         """No intent has them after all."""
         self._fresh.extend(ranges)
+
+    def note_intended(self, number: int, times: tuple[int | None, int | None]) -> None:
+        """The intent of this number is durable; they need not become so in their order."""
+        if number > self._intent:
+            self._intent, self.intended = number, times
 
     # --- a flush: begin, then exactly one of finish and abort ---
 

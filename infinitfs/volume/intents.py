@@ -68,6 +68,11 @@ class Intent:
     failure: Exception | None = None
     change: Change = field(init=False)
 
+    @property
+    def counts(self) -> bool:
+        """Whether it is durable, and its row in the open transaction or an earlier one."""
+        return self.written and self.failure is None
+
 
 class Intents:
     """Those of one volume, in `folder`."""
@@ -104,9 +109,9 @@ class Intents:
         """Whether what memory has of this inode is durable in part, and must be flushed as a whole."""
         return ino in self._rows or ino in self._coming
 
-    def awaits(self, ino: int) -> bool:
-        """Whether one of this inode's is on its way to the disk."""
-        return ino in self._coming
+    def coming(self, ino: int) -> list[Intent]:
+        """Those of this inode that are on their way to the disk."""
+        return list(self._coming.get(ino, ()))
 
     # --- an fsync ---
 
@@ -203,20 +208,22 @@ class Intents:
             self._database.connection.execute("UPDATE intents SET clip = min(clip, ?) WHERE ino = ?", (size, ino))
 
     def finished(self) -> list[int]:
-        """Files that no row names: once that is durable, they may be removed."""
+        """Files that no row names, and none will: once that is durable, they may be removed."""
         if self._lock.locked():  # one may get a frame just now
             return []
-        return [file for file, frames in self._frames.items() if not frames]
+        files = [file for file, frames in self._frames.items() if not frames]
+        if self._file in files:
+            self._size = _FILE  # a row that came and went meanwhile would be durable before its end is
+        return files
 
     async def remove(self, files: Sequence[int]) -> None:
-        """Remove what was `finished`, unless it has got a frame since."""
+        """Remove what was `finished`."""
         async with self._lock:
-            gone = [file for file in files if not self._frames[file]]
-            if self._file in gone:
+            if self._file in files:
                 self.close()
-            for file in gone:
+            for file in files:
                 del self._frames[file]
-            await self._offload(partial(remove, [self._path(file) for file in gone]))
+            await self._offload(partial(remove, [self._path(file) for file in files]))
 
     def close(self) -> None:
         """Release the open file; what it holds is durable already."""

@@ -10,6 +10,8 @@ Invariants.
   restart, sends the same bytes, so an object that is there already with the same bytes is our own success and one
   with other bytes is another owner's: then we are fenced.
 - A row leaves `outbox` in the transaction that stores its record, a record leaves `records` when the storage has it.
+- A record has the content of all that was fsynced before its changes: intents are flushed before it is cut, and none
+  begins until it is.
 - Positions are given under the flush lock, in one step with the commit that ends the record's changes: a change made
   after the step belongs to the next record. What breaks if you await in that step: a block born after the cut would
   carry the position of the record before it.
@@ -17,7 +19,8 @@ Invariants.
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 
 import trio
@@ -100,6 +103,10 @@ class Publisher:
         self.trouble: InfinitfsError | None = None
         """Why the storage did not take what was sent last, None while all is well."""
         self.fenced: Fenced | None = None
+        self.cutting = 0
+        """Records that are about to be cut."""
+        self.before_cut: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+        """Flushes what intents say."""
         self.at_cut: Callable[[int], None] = lambda position: None
         """Called in the step of every cut of changes, when the database is what the journal up to there says."""
         self.at_acknowledged: Callable[[int], None] = lambda position: None
@@ -147,7 +154,7 @@ class Publisher:
 
     async def cut(self) -> int:
         """End the record that changes gather in; returns the position of the last record cut, durable here."""
-        async with self._flush_lock:
+        async with self._nothing_intended():
             await self._end_record()
         async with self._sealing:
             await self._seal_cut()
@@ -156,7 +163,9 @@ class Publisher:
     async def announce(self, kind: Kind) -> int:
         """A record of its own that claims or releases the volume, behind one of whatever was changed before; returns
         its position, durable here."""
-        async with self._flush_lock:  # held to the end: no later record may be sealed before this one, which it names
+        async with (
+            self._nothing_intended()
+        ):  # to the end: no later record may be sealed before this one, which it names
             await self._end_record()
             position = self._database.position
             self._database.position += 1
@@ -164,6 +173,17 @@ class Publisher:
                 await self._seal_cut()
                 await self._seal(position, kind, [])
         return position
+
+    @asynccontextmanager
+    async def _nothing_intended(self) -> AsyncIterator[None]:
+        """The flush lock, with all that was fsynced in the tables."""
+        self.cutting += 1
+        try:
+            await self.before_cut()
+            async with self._flush_lock:
+                yield
+        finally:
+            self.cutting -= 1
 
     async def _end_record(self) -> None:
         """Under the flush lock: every change until now belongs to a record that ends here, every later one does not."""

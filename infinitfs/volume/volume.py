@@ -104,6 +104,7 @@ class Volume:
         self._uses = Uses()
         self._unlinked: set[int] = set()  # and in use; the kernel forgets a million others at once
         write_back.at_clean = self._drop_idle
+        publisher.before_cut = write_back.flush_intended
 
     # --- running ---
 
@@ -158,12 +159,12 @@ class Volume:
     async def _sync_in_time(self) -> None:
         while True:
             await trio.sleep(SYNC_AFTER)
-            await self._sync_and_tidy()
+            if self.database.unsynced or self._intents.finished():
+                await self._sync_and_tidy()
 
     async def _sync_and_tidy(self) -> None:
         finished = self._intents.finished()
-        if finished or self.database.unsynced:
-            await self.database.sync()
+        await self.database.sync()
         if finished:
             await self._intents.remove(finished)
 
@@ -185,13 +186,15 @@ class Volume:
         """What was fsynced and not flushed when the last mount was killed is in memory again. Raises LocalDiskFailed
         where it is not whole."""
         for change in await self._intents.replay():
+            inode = self._namespace.inode(change.ino)
             file = self._files.get(change.ino)
             if file is None:
-                file = self._files[change.ino] = File(change.ino, self._namespace.inode(change.ino).size)
+                file = self._files[change.ino] = File(change.ino, inode.size)
             for offset, data in change.pieces:
                 self._write_back.write(file, offset, data)
             file.mtime = file.mtime if change.mtime is None else change.mtime
-            file.ctime = file.ctime if change.ctime is None else change.ctime
+            # What was done to its names or attributes since has a newer one.
+            file.ctime = file.ctime if change.ctime is None else max(change.ctime, inode.ctime)
             self._write_back.note_times(file)
 
     @property
@@ -321,7 +324,7 @@ class Volume:
         now = await self._change()
         moved, target = (self._namespace.lookup(*entry) for entry in entries)
         file = self._files.get(moved.ino) if moved is not None else None
-        if file is not None and file.needs_flush and target is not None:
+        if file is not None and file.needs_flush and target is not None and not self._write_back.is_intended(file):
             # Programs replace a file by a new version without fsync: the old one must not go before the new is here.
             await self._write_back.flush([file])
             now = await self._change()
@@ -441,6 +444,8 @@ class Volume:
 
     async def fsync(self, ino: int) -> None:
         """Content and attributes are durable here (or in the storage, as the mount was asked to) on return."""
+        if not self._writable:
+            return  # what is in memory is as durable as it was
         file = self._files.get(ino)
         if file is not None and file.needs_flush and (self._remote_fsync or not await self._write_back.intend(file)):
             await self._write_back.flush([file])

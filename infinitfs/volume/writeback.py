@@ -36,6 +36,7 @@ _TICK = 0.5
 _LITTLE = 256 * 1024  # bytes that an fsync makes durable as they are, however they lie,
 _PIECE = 64 * 1024  # or that it does where they lie in pieces smaller than this,
 _MUCH = 32 * 2**20  # up to so many: they are written to the disk twice
+_ENTRY = 16  # bytes, more than what an intent says of a piece beside its own
 _STRIDE = 256  # ranges that are looked at without letting another task run
 _TAILS = 16 * 2**20  # bytes of last blocks that all files together may keep
 _STEP = 16  # files that are committed without letting another task run
@@ -137,17 +138,19 @@ class WriteBack:
 
         Raises LocalDiskFailed.
         """
+        if self.is_intended(file):
+            return True
+        if self._publisher.cutting:
+            return False
+        others = self._intents.coming(file.ino)  # which have what is not fresh any more
         times = file.mtime, file.ctime
         ranges = file.take_fresh()
-        if not ranges and file.intended == times and not self._intents.awaits(file.ino):
-            return True
         intent = self._intents.begin(file.ino)
         done = False
         try:
-            if self._may_write_twice(ranges):
-                change = Change(file.ino, await _pieces(file, ranges), file.mtime, file.ctime)
-                await self._intents.append(intent, change)
-                file.intended = change.mtime, change.ctime
+            if self._may_write_twice(ranges) and _is_little(pieces := await _pieces(file, ranges)):
+                await self._intents.append(intent, Change(file.ino, pieces, *times))
+                file.note_intended(intent.number, times)
                 done = True
         except NoSpace:
             return False
@@ -155,7 +158,16 @@ class WriteBack:
             self._intents.end(intent)
             if not done:
                 file.put_back_fresh(ranges)
-        return done
+        return done and all(other.counts for other in others)
+
+    def is_intended(self, file: File) -> bool:
+        """Whether an intent that is in the tables says all that is dirty of the file."""
+        times = file.mtime, file.ctime
+        return not file.fresh and file.intended == times and not self._intents.coming(file.ino)
+
+    async def flush_intended(self) -> None:
+        """What intents say is in the tables."""
+        await self.flush([file for file in self._dirty.values() if self._intents.holds(file.ino)])
 
     def _may_write_twice(self, ranges: list[tuple[int, int]]) -> bool:
         total = sum(end - offset for offset, end in ranges)
@@ -297,13 +309,18 @@ class WriteBack:
             fields["mtime"] = file.mtime
         if file.ctime is not None:
             fields["ctime"] = file.ctime
-        file.mtime = file.ctime = None
         file.error = None
-        if not file.dirty:
+        if not file.dirty:  # else an intent that is left may bring older times back, and the next one must have these
+            file.mtime = file.ctime = None
             self._dirty.pop(file.ino, None)
             self.at_clean(file)
         if fields:
             self._namespace.update(file.ino, **fields)
+
+
+def _is_little(pieces: list[tuple[int, Bytes]]) -> bool:
+    """A range that was written again during a flush has pieces of both."""
+    return sum(len(data) + _ENTRY for _, data in pieces) <= _MUCH
 
 
 async def _pieces(file: File, ranges: list[tuple[int, int]]) -> list[tuple[int, Bytes]]:

@@ -100,7 +100,7 @@ def test_the_suite_must_be_known_and_allowed() -> None:
         (0, b"INFG", "does not start"),
         (4, b"\x02", "format 2"),
         (6, b"\x00", "type 0"),
-        (6, b"\x07", "type 7"),
+        (6, b"\x08", "type 8"),
         (7, b"\x02", "flags 0x2"),
         (12, struct.pack("<I", 3), "declares 3 bytes"),
         (12, struct.pack("<I", padme(MAX_PAYLOAD + 4) + 1), "declares"),

@@ -16,12 +16,17 @@ from trio.testing import MockClock
 from infinitfs.block import growing
 from infinitfs.block.writer import BlockWriter, Request, Stored
 from infinitfs.errors import Fenced, LocalDiskFailed, NoSpace
+from infinitfs.file.dirty import Bytes
+from infinitfs.file.file import File
 from infinitfs.mount.session import Session
 from infinitfs.storage.memory import MemoryStorage
+from infinitfs.volume import writeback
 from infinitfs.volume.namespace import ROOT
 from infinitfs.volume.schema import ADDED
 from infinitfs.volume.volume import Volume
 from tests.support.volumes import (
+    START,
+    WallClock,
     checkpointed,
     content,
     copy_of,
@@ -66,6 +71,17 @@ class Held:
             if self.failure is not None:
                 raise self.failure
         return call()
+
+
+def slow_flushes(patched: pytest.MonkeyPatch, seconds: float = 20) -> None:
+    """Each batch waits for a while before anything of it is stored."""
+    store = BlockWriter.store
+
+    async def slowly(writer: BlockWriter, requests: list[Request]) -> list[Stored]:
+        await trio.sleep(seconds)
+        return await store(writer, requests)
+
+    patched.setattr(BlockWriter, "store", slowly)
 
 
 class Crash:
@@ -117,13 +133,13 @@ async def test_times_survive_with_the_bytes(tmp_path: Path, autojump_clock: Mock
     async with opened_volume(storage, tmp_path / "one", OPENED) as session:
         volume = session.volume
         ino = await put(volume, b"file", noise(100))
-        await volume.set_attributes(ino, mtime=12345, ctime=67890)
+        await volume.set_attributes(ino, mtime=12345, ctime=START + 67890)
         volume.open(ino)
         await volume.fsync(ino)
         assert len(rows(volume)) == 1
         await volume.fsync(ino)
         assert len(rows(volume)) == 1, "nothing is new"
-        await volume.set_attributes(ino, mtime=54321, ctime=98765)
+        await volume.set_attributes(ino, mtime=54321, ctime=START + 98765)
         await volume.fsync(ino)
         assert len(rows(volume)) == 2
         crash = Crash(tmp_path, storage, 1)
@@ -131,7 +147,39 @@ async def test_times_survive_with_the_bytes(tmp_path: Path, autojump_clock: Mock
     async with opened_volume(crash.storage, crash.home, OPENED) as session:
         found = session.volume.lookup(ROOT, b"file")
         assert found is not None
-        assert (found.mtime, found.ctime, found.size) == (54321, 98765, 100)
+        assert (found.mtime, found.ctime, found.size) == (54321, START + 98765, 100)
+
+
+async def test_times_of_a_flush_are_not_hidden_by_older_ones(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An fsync during it has noted them, and outlives it."""
+    storage, wall = MemoryStorage(), WallClock()
+    async with opened_volume(storage, tmp_path / "one", OPENED, wall=wall) as session:
+        volume = session.volume
+        ino = await put(volume, b"file", noise(100))
+        volume.open(ino)
+        with monkeypatch.context() as patched:
+            slow_flushes(patched, 2)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(volume.settle)
+                await trio.testing.wait_all_tasks_blocked()
+                for mtime in (111, 222):
+                    await volume.write(ino, 50, noise(100, mtime))
+                    await volume.set_attributes(ino, mtime=mtime)
+                    if mtime == 111:
+                        await volume.fsync(ino)
+        await volume.fsync(ino)
+        assert len(rows(volume)) == 2
+        wall.now += 1000
+        await volume.link(ino, ROOT, b"other name")
+        await volume.sync()
+        crash = Crash(tmp_path, storage, 1)
+        volume.close(ino)
+    async with opened_volume(crash.storage, crash.home, OPENED) as session:
+        found = session.volume.lookup(ROOT, b"file")
+        assert found is not None
+        assert (found.mtime, found.ctime) == (222, START + 1000)
 
 
 async def test_the_last_fsync_counts_whatever_came_between(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -290,6 +338,87 @@ async def test_a_second_fsync_waits_for_the_first(tmp_path: Path, autojump_clock
         session.volume.close(ino)
 
 
+async def test_a_second_fsync_relies_on_no_first_that_is_not_durable(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first has what was written, and still looks at it."""
+    storage, go, pieces = MemoryStorage(), trio.Event(), writeback._pieces
+
+    async def slowly(file: File, ranges: list[tuple[int, int]]) -> list[tuple[int, Bytes]]:
+        if ranges:
+            await go.wait()
+        return await pieces(file, ranges)
+
+    monkeypatch.setattr(writeback, "_pieces", slowly)
+    async with opened_volume(storage, tmp_path / "one", OPENED) as session:
+        ino = await put(session.volume, b"file", noise(100))
+        session.volume.open(ino)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.volume.fsync, ino)
+            await trio.testing.wait_all_tasks_blocked()
+            await session.volume.fsync(ino)
+            crash = Crash(tmp_path, storage, 1)
+            go.set()
+        session.volume.close(ino)
+    assert await crash.content(b"file") == noise(100)
+
+
+async def test_a_second_fsync_relies_on_no_first_that_failed(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For want of room, which the second, that has nothing new to say, does not need."""
+    extend, failures = growing.GrowingFiles.extend, 0
+
+    def full(files: growing.GrowingFiles, descriptor: int, size: int, buffers: list[bytes]) -> None:
+        if sum(map(len, buffers)) > 500:
+            raise NoSpace(what="the disk", remedy="free some")
+        extend(files, descriptor, size, buffers)
+
+    held = Held("_extend")
+    async with opened_volume(MemoryStorage(), tmp_path / "one", OPENED, offload=held) as session:
+        ino = await put(session.volume, b"file", noise(1000))
+        session.volume.open(ino)
+        held.holding = True
+
+        async def synced() -> None:
+            nonlocal failures
+            try:
+                await session.volume.fsync(ino)
+            except NoSpace:
+                failures += 1
+
+        with monkeypatch.context() as patched:
+            patched.setattr(growing.GrowingFiles, "extend", full)
+            async with trio.open_nursery() as nursery:
+                for _ in range(2):
+                    nursery.start_soon(synced)
+                    await trio.testing.wait_all_tasks_blocked()
+                held.go.set()
+        assert failures == 2
+        session.volume.close(ino)
+
+
+async def test_what_was_written_again_during_a_flush_counts_twice(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An intent would have both, and a frame holds no more than 64 MiB."""
+    monkeypatch.setattr(writeback, "_MUCH", 12_000)
+    async with opened_volume(MemoryStorage(), tmp_path / "one", OPENED) as session:
+        volume = session.volume
+        ino = await put(volume, b"file", noise(9000))
+        volume.open(ino)
+        slow_flushes(monkeypatch)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(volume.settle)
+            await trio.testing.wait_all_tasks_blocked()
+            await volume.write(ino, 0, noise(9000, 2))
+            began = trio.current_time()
+            await volume.fsync(ino)
+            assert trio.current_time() > began, "it waited for the flush, and flushed"
+        assert rows(volume) == []
+        volume.close(ino)
+
+
 async def test_a_flush_and_a_truncation_meanwhile_count(tmp_path: Path, autojump_clock: MockClock) -> None:
     storage, held = MemoryStorage(), Held("_extend")
     async with opened_volume(storage, tmp_path / "one", OPENED, offload=held) as session:
@@ -330,17 +459,12 @@ async def test_an_fsync_does_not_wait_for_a_flush_that_goes_on(
     tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And what it makes durable outlives the flush, which has an older part of the file only."""
-    storage, store = MemoryStorage(), BlockWriter.store
-
-    async def slowly(writer: BlockWriter, requests: list[Request]) -> list[Stored]:
-        await trio.sleep(20)
-        return await store(writer, requests)
-
+    storage = MemoryStorage()
     async with opened_volume(storage, tmp_path / "one", OPENED) as session:
         volume = session.volume
         ino = await put(volume, b"file", noise(9000))
         volume.open(ino)
-        monkeypatch.setattr(BlockWriter, "store", slowly)
+        slow_flushes(monkeypatch)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(volume.settle)
             await trio.testing.wait_all_tasks_blocked()
@@ -351,7 +475,6 @@ async def test_an_fsync_does_not_wait_for_a_flush_that_goes_on(
             first = Crash(tmp_path, storage, 1)
         assert len(rows(volume)) == 1, "of the newer bytes"
         second = Crash(tmp_path, storage, 2)
-        monkeypatch.setattr(BlockWriter, "store", store)
         volume.close(ino)
     expected = bytearray(noise(9000))
     expected[5000:5005] = b"newer"
@@ -363,16 +486,10 @@ async def test_what_a_flush_contains_needs_no_intent(
     tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though it was appended after the flush had begun."""
-    store = BlockWriter.store
-
-    async def slowly(writer: BlockWriter, requests: list[Request]) -> list[Stored]:
-        await trio.sleep(20)
-        return await store(writer, requests)
-
     async with opened_volume(MemoryStorage(), tmp_path / "one", OPENED) as session:
         ino = await put(session.volume, b"file", noise(9000))
         session.volume.open(ino)
-        monkeypatch.setattr(BlockWriter, "store", slowly)
+        slow_flushes(monkeypatch)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(session.volume.settle)
             await trio.testing.wait_all_tasks_blocked()
@@ -399,7 +516,9 @@ async def test_a_flush_that_leaves_tails_leaves_none_that_was_fsynced(
     assert await crash.content(b"file") == noise(9000)
 
 
-async def test_a_file_of_intents_that_is_used_again_stays(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_a_file_of_intents_stays_until_it_is_durable_that_no_row_names_it(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
     storage = MemoryStorage()
     async with opened_volume(storage, tmp_path / "one", OPENED) as session:
         intents = vars(session.volume)["_intents"]
@@ -408,9 +527,50 @@ async def test_a_file_of_intents_that_is_used_again_stays(tmp_path: Path, autoju
         finished = intents.finished()
         assert len(finished) == 1
         await put(session.volume, b"other", noise(100), durable=True)
+        await vars(session.volume)["_write_back"].flush_all()
+        assert rows(session.volume) == [], "but that is not durable"
         await intents.remove(finished)
         crash = Crash(tmp_path, storage, 1)
     assert await crash.content(b"other") == noise(100)
+
+
+async def test_a_record_has_what_was_fsynced_before_its_changes(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A new version that was synced and took the old one's name: nobody who has the storage alone sees neither."""
+    storage = MemoryStorage()
+    async with opened_volume(storage, tmp_path / "one", OPENED) as session:
+        volume = session.volume
+        await put(volume, b"file", b"old", durable=True)
+        await drained(session)
+        await put(volume, b"new", b"newer", durable=True)
+        await volume.rename(ROOT, b"new", ROOT, b"file", 0)
+        assert len(rows(volume)) == 1, "and the rename waited for no block"
+        await volume.sync()
+        crash = Crash(tmp_path, storage, 1)
+        await volume.publisher.cut()
+        assert rows(volume) == []
+        await trio.sleep(0.1)
+        then = copy_of(storage)
+    assert await crash.content(b"file") == b"newer"
+    async with opened_volume(then, tmp_path / "two", OPENED, take_over=True) as session:
+        assert await _seen(session, b"file") == b"newer"
+
+
+async def test_what_is_fsynced_while_a_record_is_cut_is_flushed(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened_volume(MemoryStorage(), tmp_path / "one", OPENED) as session:
+        volume = session.volume
+        ino = await put(volume, b"file", b"content")
+        volume.open(ino)
+        async with trio.open_nursery() as nursery, vars(volume)["_write_back"]._lock:
+            nursery.start_soon(volume.publisher.cut)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(volume.fsync, ino)
+            await trio.testing.wait_all_tasks_blocked()
+            assert rows(volume) == []
+        assert rows(volume) == []
+        assert volume.database.value("SELECT count(*) FROM blocks") == 1
+        volume.close(ino)
 
 
 # --- failures ---
@@ -551,6 +711,12 @@ async def test_a_read_only_session_shows_it_and_leaves_it(tmp_path: Path, autoju
     for _ in range(2):
         async with opened_volume(crash.storage, crash.home, OPENED, read_only=True) as session:
             assert await _seen(session, b"file") == noise(9000)
+            found = session.volume.lookup(ROOT, b"file")
+            assert found is not None
+            session.volume.open(found.ino)
+            await session.volume.fsync(found.ino)
+            assert len(rows(session.volume)) == 1
+            session.volume.close(found.ino)
     assert await crash.content(b"file") == noise(9000)
 
 

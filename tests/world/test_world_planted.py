@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from infinitfs.block import growing
 from infinitfs.volume.database import Database
 from infinitfs.volume.intents import Intents
 from infinitfs.volume.journal import object_hash, open_record, seal_record
 from infinitfs.volume.publisher import Publisher
+from infinitfs.volume.writeback import WriteBack
 from tests.support.world.run import run
 
 SEEDS = 2000
@@ -80,6 +82,14 @@ def test_intents_that_outlive_their_flush(monkeypatch: pytest.MonkeyPatch) -> No
 def test_intents_that_a_truncation_does_not_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Intents, "clip", lambda self, ino, size: None)
     _assert_found(start=478)
+
+
+def test_records_without_what_was_fsynced_before_their_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nothing(self: WriteBack) -> None:
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(WriteBack, "flush_intended", nothing)
+    _assert_found(start=30)
 
 
 def test_a_record_published_before_its_pack(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,8 @@ What is left after a crash, or what a storage holds, has to be one of these stat
 - The content of every file is that of some moment f, cut and grown by the truncations that came between f and n. The
   writes up to f are all there, those after it are not: f is not before the last fsync of the file, nor after the
   first change of the namespace that is missing.
+- What was fsynced before a change of the namespace is there where that change is, in the storage too: programs remove
+  the old once they have synced the new.
 - The modification time of every file is one that it had since its last fsync.
 - Nothing else is there.
 
@@ -177,6 +179,11 @@ class History:
         self.last = 0
         self.tree = Tree()
         """The namespace now."""
+        self._fsyncs: list[tuple[int, int, int]] = []  # when it returned, of which inode, up to which change
+
+    def fsynced(self, ino: int, upto: int) -> None:
+        """An fsync of everything up to a change has returned."""
+        self._fsyncs.append((self.last, ino, upto))
 
     def record(
         self,
@@ -249,11 +256,13 @@ class History:
     def _contents(self, seen: Seen, floor: Floor, here: int, until: int) -> tuple[dict[int, int], str]:
         found = {}
         for ino, content in seen.contents.items():
-            moment = self._moment(ino, content, floor.of(ino), here, until)
+            synced = [upto for when, which, upto in self._fsyncs if which == ino and when < here]
+            least = max([floor.of(ino), *synced])
+            moment = self._moment(ino, content, least, here, until)
             if moment is None:
-                return {}, self._explain(ino, content, floor.of(ino), here)
+                return {}, self._explain(ino, content, least, here)
             found[ino] = moment
-            allowed = self._mtimes(ino, floor.of(ino), until)
+            allowed = self._mtimes(ino, least, until)
             if seen.mtimes[ino] not in allowed:
                 return {}, f"the modification time of inode {ino} is {seen.mtimes[ino]}, not one of {sorted(allowed)}"
         return found, ""
@@ -303,6 +312,7 @@ class History:
                 change = replace(change, data=None)
             kept.append(change)
         self.changes = kept
+        self._fsyncs = [fsync for fsync in self._fsyncs if fsync[0] < until]
         self.tree = Tree()
         for change in self.changes:
             if change.apply is not None:

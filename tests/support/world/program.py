@@ -225,6 +225,8 @@ class User:
         if self._stage.over:
             return
         self._stage.local.raise_to(upto, ino)
+        if ino is not None:
+            self._stage.history.fsynced(ino, upto)
         if self._stage.remote_fsync:
             self._stage.remote.raise_to(upto, ino)
         self._stage.note(f"{text}, up to #{upto}")
