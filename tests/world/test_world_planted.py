@@ -81,7 +81,7 @@ def test_intents_that_outlive_their_flush(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_intents_that_a_truncation_does_not_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Intents, "clip", lambda self, ino, size: None)
-    _assert_found(start=478)
+    _assert_found(start=828)
 
 
 def test_records_without_what_was_fsynced_before_their_changes(monkeypatch: pytest.MonkeyPatch) -> None:
