@@ -6,10 +6,12 @@ after a crash. Below: `database` (which intents count), `block.growing` (their b
 To make a few bytes durable as blocks takes a cut, an id, a frame, a row of three tables and a changeset for each piece
 of them, and what the next fsync changes again is sent to the storage for nothing. An intent is one sealed frame of the
 pieces that a file got since the last one, at the end of a file of its own, and one row. The bytes stay dirty: the flush
-that was due anyway makes blocks of what they are by then. (The model is the intent log of ZFS: Perrin, "ZIL", 2005.)
+that was due anyway makes blocks of what they are by then. (The model is the intent log of ZFS.)
 
 Invariants.
 - A row names only a frame that is durable; a file goes only once it is durable that no row names it.
+- A record of the journal is cut only when there are no rows: the storage never has a change without the content that
+  was fsynced before it.
 - The rows of an inode, applied in their order to what its extents say, give the bytes and times that its last fsync
   saw, or newer ones: a flush takes its rows away in the step of the database that commits what they say, a truncation
   limits them in its own, and so does nothing else: an inode with rows is dirty.

@@ -30,7 +30,8 @@ from infinitfs.volume.room import Room
 _log = logging.getLogger(__name__)
 
 AGE = 5.0  # seconds after which dirty bytes are flushed
-HIGH = 32 * 2**20  # dirty bytes above which a flush starts
+HIGH = 16 * 2**20  # dirty bytes above which files that nobody has open are flushed, ...
+MOST = 32 * 2**20  # and above which all are
 FULL = 96 * 2**20  # dirty bytes above which writers wait
 _TICK = 0.5
 _LITTLE = 256 * 1024  # bytes that an fsync makes durable as they are, however they lie,
@@ -106,7 +107,7 @@ class WriteBack:
         file.write(offset, data, trio.current_time())
         self.bytes += file.bytes_in_memory - before
         self._dirty[file.ino] = file
-        if self.bytes >= HIGH:
+        if self.bytes >= MOST or self.bytes >= HIGH > self.bytes - len(data):
             self._wake.set()
 
     def truncate(self, file: File, size: int) -> None:
@@ -195,11 +196,16 @@ class WriteBack:
                 await trio.sleep(_TICK)
 
     async def _relieve(self) -> None:
-        """Too much is dirty: first what ended at a cut point, then, if that was little, everything.
+        """Too much is dirty: first what nobody has open, and so writes or syncs again; if that was little, what ended
+        at a cut point; and if that was little, everything.
 
         What was written meanwhile does not count: a fast writer's unfinished block would be stored with every flush,
         and again as a part of the whole one.
         """
+        if closed := [file for file in self._dirty.values() if not file.opens]:
+            await self._flush_wanted(closed, whole=False)
+        if self.bytes < MOST:
+            return
         stored = await self._flush_wanted(list(self._dirty.values()), whole=False)
         if stored < HIGH // 2:
             await self._flush_wanted(list(self._dirty.values()), whole=True)

@@ -12,8 +12,9 @@ from infinitfs.block.writer import BlockWriter, Request, Stored
 from infinitfs.storage.base import Buffer
 from infinitfs.storage.memory import MemoryStorage
 from infinitfs.volume import writeback
-from infinitfs.volume.publisher import _YIELD
-from tests.support.volumes import opened_volume, put
+from infinitfs.volume.namespace import ROOT
+from infinitfs.volume.publisher import _YIELD, Publisher
+from tests.support.volumes import FILE, opened_volume, put
 
 SIZE = 2**20
 
@@ -63,8 +64,32 @@ async def test_who_waits_for_the_storage_waits_for_no_flush_of_others(
     tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened_volume(TimedStorage(), tmp_path / "one") as session:
-        monkeypatch.setattr(writeback, "HIGH", 0)  # one flush follows the other without an end
+        # One flush follows the other without an end.
+        monkeypatch.setattr(Publisher, "flushed", lambda self, everything: None)
         await put(session.volume, b"large", Random(1).randbytes(SIZE), durable=True)
         began = trio.current_time()
         await session.volume.drain()
         assert trio.current_time() - began < _YIELD / 2
+
+
+async def test_closed_files_are_flushed_before_open_ones(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody syncs them, or writes them again; of an open one that is small pieces an fsync makes no blocks at once."""
+    monkeypatch.setattr(writeback, "HIGH", 100_000)
+    monkeypatch.setattr(writeback, "MOST", 200_000)
+    async with opened_volume(TimedStorage(), tmp_path / "one") as session:
+        volume = session.volume
+        memory = vars(volume)["_write_back"]
+        ino = (await volume.create(ROOT, b"open", FILE, 0, 0)).ino
+        volume.open(ino)
+        await volume.write(ino, 0, Random(1).randbytes(110_000))
+        await trio.sleep(0.6)
+        assert memory.bytes == 110_000
+        await put(volume, b"closed", Random(2).randbytes(50_000))
+        await trio.sleep(0.6)
+        assert memory.bytes == 110_000
+        await volume.write(ino, 110_000, Random(3).randbytes(100_000))
+        await trio.sleep(0.6)
+        assert memory.bytes < 20_000, "what ended at a cut point"
+        volume.close(ino)
