@@ -1,7 +1,8 @@
 """`python -m benchmarks`: infinitfs beside the ceiling, the local disk, bare boto3 and its peers, in one run.
 
 Above: you. Below: `scenes` and `limits` played by `subjects` and `peers`; `table`, `plot`, `acceptance`.
-Invariant: run 1 of every subject comes before run 2 of any; between two subjects nothing of the first is left.
+Invariant: run 1 of every subject comes before run 2 of any; between two subjects nothing of the first is left, but
+memory that the machine's host has given, or taken back: so every second run has them in the opposite order.
 """
 
 import json
@@ -73,7 +74,7 @@ def turns(rows: Sequence[str], runs: int, delays: Sequence[int], absent: Sequenc
         players = dict.fromkeys(player for row in rows if scene in ROWS[row][0] for player in ROWS[row][1])
         for run in range(1 if scene in ONCE else runs):
             for delay in delays if scene in STORED else [0]:
-                for player in players:
+                for player in reversed(players) if run % 2 else players:
                     if player not in absent and (player.remote or not delay):
                         yield Turn(scene, run, player, delay)
 
