@@ -163,9 +163,7 @@ class Publisher:
     async def announce(self, kind: Kind) -> int:
         """A record of its own that claims or releases the volume, behind one of whatever was changed before; returns
         its position, durable here."""
-        async with (
-            self._nothing_intended()
-        ):  # to the end: no later record may be sealed before this one, which it names
+        async with self._nothing_intended():  # to the end: no later record, which names this one, is sealed before it
             await self._end_record()
             position = self._database.position
             self._database.position += 1

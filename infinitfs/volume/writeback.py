@@ -134,8 +134,8 @@ class WriteBack:
         self._forget_tail(file)
 
     async def intend(self, file: File) -> bool:
-        """Make what is dirty of the file durable as it is, with its times, in the next commit; it stays dirty. False,
-        with nothing done, where that would be much at a time: then its blocks have to be made at once.
+        """Make what is dirty of the file durable as it is, with its times, once the transaction is; it stays dirty.
+        False where that would be much at a time, or another's failed: then its blocks have to be made at once.
 
         Raises LocalDiskFailed.
         """
