@@ -210,8 +210,8 @@ class Intents:
             self._database.connection.execute("UPDATE intents SET clip = min(clip, ?) WHERE ino = ?", (size, ino))
 
     def finished(self) -> list[int]:
-        """Files that no row names, and none will, as the next frame begins another one: once that is durable, they may be
-        removed."""
+        """Files that no row names, and none will, as the next frame begins another one: once that is durable, they may
+        be removed."""
         if self._lock.locked():  # one may get a frame just now
             return []
         files = [file for file, frames in self._frames.items() if not frames]
