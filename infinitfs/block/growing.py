@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from infinitfs.config.disk import Buffer, sync_folder, write_at
+from infinitfs.config.disk import Buffer, DirectWriter, sync_folder
 from infinitfs.errors import InfinitfsError, LocalDiskFailed, NoSpace
 from infinitfs.transfer.files import remove
 
@@ -25,6 +25,7 @@ class GrowingFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._writer = DirectWriter()
         self._failed = False
 
     def create(self, name: str) -> int:
@@ -48,7 +49,7 @@ class GrowingFiles:
             raise LocalDiskFailed(path=str(self.folder), reason="it failed before")
         with self.errors():
             try:
-                write_at(descriptor, buffers, size, syncing=True)
+                self._writer.write(descriptor, buffers, size, sum(map(len, buffers)))
                 os.fdatasync(descriptor)
             except OSError as error:
                 self._failed = True

@@ -4,7 +4,7 @@ Above: `block.writer` appends, `block.reader` reads, the volume's publisher uplo
 files in one folder, one a pack, named by the pack.
 Invariant: a frame is durable once `append` has returned, and its pack's name too (the folder is synced when a pack is
 begun). Bytes behind the last frame the index knows mean nothing: `reopen` cuts them off. A pack is never changed
-once it is closed. Nothing here runs on the event loop but dictionary look-ups; disk work is in threads.
+once it is full or closed. Nothing here runs on the event loop but dictionary look-ups; disk work is in threads.
 """
 
 import os
@@ -20,17 +20,17 @@ from infinitfs.transfer.files import Offload, remove
 
 SealIndex = Callable[[str, Sequence[Entry]], bytes]
 
+_NONE = -1  # the descriptor of a pack that has no file yet
+
 
 class _OpenPack:
-    __slots__ = ("descriptor", "ending", "entries", "name", "size")
+    __slots__ = ("descriptor", "entries", "name", "size")
 
     def __init__(self, name: str, descriptor: int, size: int, entries: list[Entry]) -> None:
         self.name = name
         self.descriptor = descriptor
         self.size = size
         self.entries = entries
-        self.ending = 0
-        """Bytes of the index that lies behind the last frame already."""
 
 
 class Staging:
@@ -42,16 +42,17 @@ class Staging:
         self._seal_index = seal_index
         self._offload = offload
         self._sizes: dict[str, int] = {}
+        self._full: dict[str, int] = {}  # have got their index, and are to be closed once their frames are known
         self._open: _OpenPack | None = None
 
     @property
     def waiting(self) -> int:
         """What waits here for the storage."""
-        return sum(self._sizes.values()) + self.open_size
+        return sum(self._sizes.values()) + sum(self._full.values()) + self.open_size
 
     @property
     def packs(self) -> int:
-        return len(self._sizes) + (self._open is not None)
+        return len(self._sizes) + len(self._full) + (self._open is not None)
 
     @property
     def open_size(self) -> int:
@@ -67,64 +68,78 @@ class Staging:
         return self._files.folder / pack
 
     def holds(self, pack: str) -> bool:
-        return pack in self._sizes or (self._open is not None and self._open.name == pack)
+        return pack in self._sizes or pack in self._full or (self._open is not None and self._open.name == pack)
 
     def closed(self) -> list[str]:
         return list(self._sizes)
 
     async def append(self, frames: Sequence[tuple[bytes, int, bytes]], *, full: bool = False) -> list[NewFrame]:
         """Make frames, given as (block id, plain size, sealed bytes), durable in the open pack. With `full` they are
-        its last ones, and one sync does for them and what ends the pack: `close_pack` is to follow.
+        its last ones, and one sync does for them and the index that ends the pack: `close_full` is to follow.
 
-        One writer at a time (the volume's flush lock). A cancelled caller waits for the disk: an append is whole.
-        Raises NoSpace, with the pack as it was before; LocalDiskFailed where the disk fails otherwise.
+        One at a time (the volume's flush lock). A cancelled caller waits for the disk: an append is whole. Raises
+        NoSpace, with the pack as it was before; LocalDiskFailed where the disk fails otherwise.
         """
-        return await self._offload(partial(self._append, frames, full))
+        pack = self._open or _OpenPack(self._name(), _NONE, 0, [])
+        written, size = await self._offload(partial(self._append, pack, frames, full))
+        if full:
+            self._open = None
+            self._full[pack.name] = size
+        else:
+            self._open = pack
+            pack.entries.extend(written)
+            pack.size = size
+        return _found(written, pack)
 
-    def _append(self, frames: Sequence[tuple[bytes, int, bytes]], full: bool) -> list[NewFrame]:
-        pack = self._open or self._begin()
+    async def append_pack(self, frames: Sequence[tuple[bytes, int, bytes]]) -> list[NewFrame]:
+        """As `append` does for the last frames of a pack, to one that has no others: any number of times at once, and
+        beside `append`."""
+        pack = _OpenPack(self._name(), _NONE, 0, [])
+        written, self._full[pack.name] = await self._offload(partial(self._append, pack, frames, True))
+        return _found(written, pack)
+
+    def _append(
+        self, pack: _OpenPack, frames: Sequence[tuple[bytes, int, bytes]], full: bool
+    ) -> tuple[list[Entry], int]:
+        """What was written, and how long the pack is then."""
         written = []
         offset = pack.size
         for block, size, frame in frames:
             written.append(Entry(block, offset, len(frame), size))
             offset += len(frame)
         ending = self._seal_index(pack.name, [*pack.entries, *written]) if full else b""
+        new = pack.descriptor == _NONE
+        descriptor = self._files.create(pack.name) if new else pack.descriptor
         try:
-            self._files.extend(pack.descriptor, pack.size, [*(frame for _, _, frame in frames), ending])
+            self._files.extend(descriptor, pack.size, [*(frame for _, _, frame in frames), ending])
         except InfinitfsError:
-            if pack is not self._open:  # just begun, and nothing is in it
-                os.close(pack.descriptor)
+            if new:
+                os.close(descriptor)
                 remove([self.path(pack.name)])
             raise
-        pack.size = offset
-        pack.ending = len(ending)
-        pack.entries.extend(written)
-        self._open = pack
-        return [NewFrame(e.id, pack.name, e.offset, e.length, e.size) for e in written]
+        if full:
+            os.close(descriptor)
+        else:
+            pack.descriptor = descriptor
+        return written, offset + len(ending)
 
-    def _begin(self) -> _OpenPack:
-        name = self._name()
-        return _OpenPack(name, self._files.create(name), 0, [])
+    def is_full(self, pack: str) -> bool:
+        return pack in self._full
 
-    async def close_pack(self) -> tuple[str, int] | None:
-        """End the open pack with its sealed index. Returns its name and size in bytes, None where none is open.
+    def close_full(self, pack: str) -> int:
+        """The frames of a full pack are known now; returns its size in bytes."""
+        size = self._sizes[pack] = self._full.pop(pack)
+        return size
+
+    async def close_packs(self) -> list[tuple[str, int]]:
+        """End the open pack with its sealed index. Returns names and sizes in bytes: of that, and of full ones that
+        nobody has closed.
 
         Raises as `append` does; the pack is then still open.
         """
-        return await self._offload(self._close_pack)
-
-    def _close_pack(self) -> tuple[str, int] | None:
-        pack = self._open
-        if pack is None:
-            return None
-        if not pack.ending:
-            ending = self._seal_index(pack.name, pack.entries)
-            self._files.extend(pack.descriptor, pack.size, [ending])
-            pack.ending = len(ending)
-        os.close(pack.descriptor)
-        self._open = None
-        self._sizes[pack.name] = pack.size + pack.ending
-        return pack.name, self._sizes[pack.name]
+        if self._open is not None:
+            await self.append([], full=True)
+        return [(pack, self.close_full(pack)) for pack in list(self._full)]
 
     def read(self, pack: str, offset: int, length: int) -> bytes:
         """The sealed bytes `[offset, offset + length)`; blocking, so for a thread.
@@ -175,6 +190,10 @@ class Staging:
         if self._open is not None:
             os.close(self._open.descriptor)
             self._open = None
+
+
+def _found(written: Sequence[Entry], pack: _OpenPack) -> list[NewFrame]:
+    return [NewFrame(e.id, pack.name, e.offset, e.length, e.size) for e in written]
 
 
 def _end(entries: Sequence[Entry]) -> int:

@@ -15,7 +15,7 @@ import trio
 import zstandard
 
 from infinitfs.block.cutting import Cutter
-from infinitfs.block.index import BlockIndex
+from infinitfs.block.index import BlockIndex, NewFrame
 from infinitfs.block.staging import Staging
 from infinitfs.keys.frame import SEGMENT_SIZE, FrameType
 from infinitfs.keys.ring import KeyRing, Purpose
@@ -24,9 +24,9 @@ from infinitfs.transfer.background import together
 from infinitfs.transfer.files import Offload
 
 COMPRESSION_LEVEL = 1
-_WINDOW = 4 * 2**20  # bytes that are cut and sealed at a time; more where pieces are longer
-_AHEAD = 1  # windows that wait to be sealed, and for the disk
+_WINDOW = 16 * 2**20  # bytes that are cut and sealed at a time; every hand-over from thread to thread costs time
 _PORTION = 8 * 2**20  # bytes of frames that wait in memory for their pack
+_BESIDE = 3  # whole packs on their way to the disk at a time
 _STEP = 32  # blocks that the index is asked for, or told of, without letting another task run
 _WORTH = 0.97  # a block that compresses to more than this share stays as it is: reading it is cheaper
 _SAMPLES = 4  # of a block, evenly spread: where none of them gets smaller, the block is not tried
@@ -85,7 +85,8 @@ class _Cut:
         self._chunks = iter(request.chunks)
         self._chunk = memoryview(b"")
         self._start = request.offset
-        self._tail = b""
+        self._tail = memoryview(b"")
+        self._tail_length = 0
 
     def go_on(self, size: int, cutter: Cutter, block_id: Callable[[Buffer], bytes]) -> dict[bytes, Buffer]:
         """Cut the next `size` bytes; returns the blocks that end there by their ids."""
@@ -106,7 +107,8 @@ class _Cut:
             begin = done - pieces[-1][0]
             self.provisional = not cutter(view[begin:], self._start + begin, False)
         self._start += done
-        self._tail = bytes(view[done:])
+        self._tail_length = len(view) - done
+        self._tail = view[done if self.left else len(view) :]
         return blocks
 
     def _next(self, size: int) -> Buffer:
@@ -127,11 +129,11 @@ class _Cut:
         for length, id in self.pieces:
             pieces.append((offset, length, None if id is None else numbers[id]))
             offset += length
-        return Stored(tuple(pieces), len(self._tail), self.provisional)
+        return Stored(tuple(pieces), self._tail_length, self.provisional)
 
 
 class BlockWriter:
-    """`pack_size` in bytes: a pack that has reached it is ended with `close_pack`."""
+    """`pack_size` in bytes: a pack that has reached it is full, and `at_full` is told of it."""
 
     def __init__(
         self,
@@ -142,7 +144,7 @@ class BlockWriter:
         offload: Offload,
         *,
         pack_size: int,
-        close_pack: Callable[[], Awaitable[None]],
+        at_full: Callable[[str], None],
     ) -> None:
         self._ring = ring
         self._cutter = cutter
@@ -150,7 +152,7 @@ class BlockWriter:
         self._staging = staging
         self._offload = offload
         self._pack_size = pack_size
-        self._close_pack = close_pack
+        self._at_full = at_full
 
     async def store(self, requests: Sequence[Request]) -> list[Stored]:
         """Store a batch. Raises NoSpace or LocalDiskFailed with nothing of the batch referred to.
@@ -160,8 +162,8 @@ class BlockWriter:
         cuts = [_Cut(request) for request in requests]
         numbers: dict[bytes, int] = {}
         async with together() as nursery:
-            to_seal, blocks = trio.open_memory_channel[list[Block]](_AHEAD)
-            to_disk, sealed = trio.open_memory_channel[list[Frame]](_AHEAD)
+            to_seal, blocks = trio.open_memory_channel[list[Block]](0)
+            to_disk, sealed = trio.open_memory_channel[list[Frame]](0)
             nursery.start_soon(self._seal_all, blocks, to_disk)
             nursery.start_soon(self._append_all, sealed, numbers)
             await self._cut_all(cuts, to_seal, numbers)
@@ -193,25 +195,38 @@ class BlockWriter:
                 await to_disk.send(await self._seal_in_threads(some))
 
     async def _append_all(self, sealed: trio.MemoryReceiveChannel[list[Frame]], numbers: dict[bytes, int]) -> None:
-        """Frames into packs, with one sync a pack where there are enough."""
+        """Frames into packs, with one sync a pack where there are enough; whole packs beside one another."""
         portion: list[Frame] = []
         size, room = 0, self._pack_size - self._staging.open_size
-        async for frames in sealed:
-            for frame in frames:
-                portion.append(frame)
-                size += len(frame[2])
-                if size >= min(room, _PORTION):
-                    await self._append(portion, numbers, full=size >= room)
+        turns = trio.Semaphore(_BESIDE)
+        async with together() as nursery:
+            async for frames in sealed:
+                for frame in frames:
+                    portion.append(frame)
+                    size += len(frame[2])
+                    if size < min(room, _PORTION):
+                        continue
+                    if size >= room == self._pack_size:
+                        await turns.acquire()
+                        nursery.start_soon(self._append_pack, portion, numbers, turns)
+                    else:
+                        await self._append(partial(self._staging.append, portion, full=size >= room), numbers)
                     portion, size, room = [], 0, self._pack_size - self._staging.open_size
-        if portion:
-            await self._append(portion, numbers, full=False)
+            if portion:
+                await self._append(partial(self._staging.append, portion), numbers)
 
-    async def _append(self, portion: list[Frame], numbers: dict[bytes, int], *, full: bool) -> None:
-        for written in _steps(await self._staging.append(portion, full=full)):
-            numbers |= self._index.add(written)
-            await trio.lowlevel.checkpoint()
-        if full:
-            await self._close_pack()
+    async def _append_pack(self, portion: list[Frame], numbers: dict[bytes, int], turns: trio.Semaphore) -> None:
+        await self._append(partial(self._staging.append_pack, portion), numbers)
+        turns.release()
+
+    async def _append(self, append: Callable[[], Awaitable[list[NewFrame]]], numbers: dict[bytes, int]) -> None:
+        with trio.CancelScope(shield=True):  # what is on the disk gets known, whatever fails beside it
+            written = await append()
+            for some in _steps(written):
+                numbers |= self._index.add(some)
+                await trio.lowlevel.checkpoint()
+            if self._staging.is_full(written[0].pack):
+                self._at_full(written[0].pack)
 
     def _cut(self, window: list[tuple[_Cut, int]]) -> dict[bytes, Buffer]:
         """Cut the given number of bytes of each; returns the blocks that end there by their ids."""

@@ -320,7 +320,7 @@ class Composition:
             local.staging,
             self.machine.offload,
             pack_size=self.opened.parameters.pack,
-            close_pack=publisher.close_pack,
+            at_full=publisher.close_full,
         )
 
     def _checkpointer(self, local: _Local, publisher: Publisher) -> Checkpointer:
@@ -369,7 +369,7 @@ async def _recover(staging: Staging, blocks: Blocks, publisher: Publisher, offlo
     known = blocks.unfinished()
     for name in await offload(partial(staging.recover, known)):
         await offload(partial(staging.reopen, name, known[name][1]))
-        await publisher.close_pack()
+        await publisher.close_packs()
 
 
 async def _claim(publisher: Publisher) -> None:

@@ -145,12 +145,18 @@ class Publisher:
 
     # --- cutting records ---
 
-    async def close_pack(self) -> None:
+    async def close_packs(self) -> None:
         """End the open pack and hand it to the uploads; the caller holds the flush lock."""
-        closed = await self._staging.close_pack()
-        if closed is not None:
-            self._blocks.close_pack(*closed)
-            self._notify()
+        for pack, size in await self._staging.close_packs():
+            self._closed(pack, size)
+
+    def close_full(self, pack: str) -> None:
+        """As `close_packs`, of a pack that has its end already."""
+        self._closed(pack, self._staging.close_full(pack))
+
+    def _closed(self, pack: str, size: int) -> None:
+        self._blocks.close_pack(pack, size)
+        self._notify()
 
     async def cut(self) -> int:
         """End the record that changes gather in; returns the position of the last record cut, durable here."""
@@ -185,7 +191,7 @@ class Publisher:
 
     async def _end_record(self) -> None:
         """Under the flush lock: every change until now belongs to a record that ends here, every later one does not."""
-        await self.close_pack()
+        await self.close_packs()
         self._database.commit()
         position = self._database.position
         if self._count(f"SELECT EXISTS (SELECT 1 FROM outbox WHERE position = {position:d})"):

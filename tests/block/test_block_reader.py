@@ -78,9 +78,7 @@ class World:
 
     async def publish(self) -> str:
         """End the open pack and put it in the storage; its file is left where it is, and released."""
-        closed = await self.staging.close_pack()
-        assert closed is not None
-        pack, size = closed
+        ((pack, size),) = await self.staging.close_packs()
         self.index.sizes[pack] = size
         self.memory.objects[self.key(pack)] = self.staging.path(pack).read_bytes()
         self.staging.release(pack)
@@ -145,7 +143,7 @@ async def test_a_staged_block_is_read_without_the_storage(tmp_path: Path) -> Non
     async with world(tmp_path) as made:
         first, second = await made.stage(noise(1000), noise(2000, 1))
         assert await made.read(second, first) == [noise(2000, 1), noise(1000)]
-        await made.staging.close_pack()
+        await made.staging.close_packs()
         (third,) = await made.stage(noise(10, 2))
         assert await made.read(third, first) == [noise(10, 2), noise(1000)]
         assert made.gets == 0

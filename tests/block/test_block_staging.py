@@ -4,13 +4,18 @@ import errno
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
+import trio
 
+from infinitfs.block.index import NewFrame
 from infinitfs.block.pack import Entry, index_span, open_index
 from infinitfs.block.staging import Staging
 from infinitfs.errors import LocalDiskFailed, NoSpace
 from tests.support.blocks import make_ring, make_staging
+
+T = TypeVar("T")
 
 FIRST = f"{1:032x}"
 SECOND = f"{2:032x}"
@@ -51,7 +56,7 @@ async def test_frames_are_read_back_from_the_open_and_the_closed_pack(staging: S
     assert staging.read(FIRST, 100, 70) == bytes([2]) * 70
     assert (staging.open_size, staging.waiting, staging.packs) == (270, 270, 1)
     assert staging.holds(FIRST) and staging.closed() == []
-    closed = await staging.close_pack()
+    (closed,) = await staging.close_packs()
     size = staging.path(FIRST).stat().st_size
     assert closed == (FIRST, size)
     assert staging.read(FIRST, 170, 100) == bytes([3]) * 100
@@ -61,7 +66,7 @@ async def test_frames_are_read_back_from_the_open_and_the_closed_pack(staging: S
 
 async def test_a_closed_pack_ends_with_its_index(staging: Staging) -> None:
     written = await staging.append([frame(1)]) + await staging.append([frame(2)])
-    await staging.close_pack()
+    await staging.close_packs()
     data = staging.path(FIRST).read_bytes()
     start, length = index_span(data, len(data))
     entries = open_index(make_ring(), FIRST, data[start : start + length])
@@ -70,12 +75,12 @@ async def test_a_closed_pack_ends_with_its_index(staging: Staging) -> None:
 
 
 async def test_closing_without_an_open_pack_does_nothing(staging: Staging) -> None:
-    assert await staging.close_pack() is None
+    assert await staging.close_packs() == []
 
 
 async def test_the_next_frames_begin_a_new_pack(staging: Staging) -> None:
     await staging.append([frame(1)])
-    await staging.close_pack()
+    await staging.close_packs()
     (new,) = await staging.append([frame(2)])
     assert (new.pack, new.offset) == (SECOND, 0)
     assert staging.packs == 2
@@ -83,7 +88,7 @@ async def test_the_next_frames_begin_a_new_pack(staging: Staging) -> None:
 
 async def test_a_released_pack_is_gone(staging: Staging) -> None:
     await staging.append([frame(1)])
-    await staging.close_pack()
+    await staging.close_packs()
     staging.release(FIRST)
     staging.path(FIRST).unlink()
     assert not staging.holds(FIRST) and staging.waiting == 0
@@ -146,12 +151,12 @@ async def test_a_full_disk_leaves_the_pack_as_it_was(
         with pytest.raises(NoSpace):
             await staging.append([frame(2)])
         with pytest.raises(NoSpace):
-            await staging.close_pack()
+            await staging.close_packs()
     assert staging.path(FIRST).stat().st_size == staging.open_size == 100
     (third,) = await staging.append([frame(3)])
     assert third.offset == 100
     assert staging.read(FIRST, 0, 200) == bytes([1]) * 100 + bytes([3]) * 100
-    closed = await staging.close_pack()
+    (closed,) = await staging.close_packs()
     assert closed == (FIRST, staging.path(FIRST).stat().st_size)
 
 
@@ -184,7 +189,7 @@ async def test_a_disk_that_failed_is_not_tried_again(
     with pytest.raises(LocalDiskFailed):
         await staging.append([frame(2)])
     with pytest.raises(LocalDiskFailed):
-        await staging.close_pack()
+        await staging.close_packs()
     assert staging.read(FIRST, 0, 100) == bytes([1]) * 100, "what was durable stays readable"
     assert staging.holds(FIRST) and staging.open_size == 100
 
@@ -232,10 +237,10 @@ async def crashed(folder: Path, *packs: tuple[int, ...], close_last: bool = Fals
     """Packs of these frames, all but the last closed, and a process that is no more."""
     staging = make_staging(folder, make_ring())
     for pack in packs:
-        await staging.close_pack()
+        await staging.close_packs()
         await staging.append([frame(number) for number in pack])
     if close_last:
-        await staging.close_pack()
+        await staging.close_packs()
     staging.close()
 
 
@@ -258,7 +263,7 @@ async def test_an_open_pack_is_cut_behind_its_last_known_frame_and_goes_on(tmp_p
     assert staging.path(FIRST).stat().st_size == staging.open_size == 200
     (stored,) = await staging.append([frame(9)])
     assert (stored.pack, stored.offset) == (FIRST, 200)
-    await staging.close_pack()
+    await staging.close_packs()
     data = staging.path(FIRST).read_bytes()
     start, length = index_span(data, len(data))
     assert open_index(make_ring(), FIRST, data[start : start + length]) == entries(1, 2, 9)
@@ -270,7 +275,7 @@ async def test_a_pack_whose_end_was_never_known_is_cut_too(tmp_path: Path) -> No
     staging = make_staging(tmp_path, make_ring())
     (name,) = staging.recover({FIRST: (0, entries(1))})
     staging.reopen(name, entries(1))
-    closed = await staging.close_pack()
+    (closed,) = await staging.close_packs()
     assert closed == (FIRST, staging.path(FIRST).stat().st_size)
 
 
@@ -278,25 +283,67 @@ async def test_a_full_pack_is_ended_with_its_last_frames(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, staging: Staging
 ) -> None:
     await staging.append([frame(1)])
+    before = open_descriptors()
     await staging.append([frame(2), frame(3)], full=True)
+    assert open_descriptors() == before - 1
     written = (tmp_path / FIRST).read_bytes()
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "fdatasync", fails(errno.EIO))
-        assert await staging.close_pack() == (FIRST, len(written)), "nothing is left to be written"
-    assert (tmp_path / FIRST).read_bytes() == written
+    assert (staging.open_size, staging.waiting, staging.packs) == (0, len(written), 1)
+    assert staging.holds(FIRST) and staging.closed() == []
+    monkeypatch.setattr(os, "fdatasync", fails(errno.EIO))
+    assert staging.close_full(FIRST) == len(written), "nothing is left to be written"
+    assert staging.closed() == [FIRST]
     start, length = index_span(written, len(written))
     assert open_index(make_ring(), FIRST, written[start : start + length]) == entries(1, 2, 3)
 
 
-async def test_a_pack_that_was_full_and_goes_on_is_ended_again(tmp_path: Path, staging: Staging) -> None:
+async def test_nothing_goes_into_a_full_pack(staging: Staging) -> None:
     await staging.append([frame(1)], full=True)
     (stored,) = await staging.append([frame(2)])
-    assert stored.offset == 100
-    closed = await staging.close_pack()
-    data = (tmp_path / FIRST).read_bytes()
-    assert closed == (FIRST, len(data))
-    start, length = index_span(data, len(data))
-    assert open_index(make_ring(), FIRST, data[start : start + length]) == entries(1, 2)
+    assert (stored.pack, stored.offset) == (SECOND, 0)
+    assert await staging.close_packs() == [(name, staging.path(name).stat().st_size) for name in (FIRST, SECOND)], (
+        "also the full one, which nobody has closed"
+    )
+    assert staging.closed() == [FIRST, SECOND]
+
+
+async def test_whole_packs_are_written_beside_one_another(tmp_path: Path) -> None:
+    """And beside one that begins: each has its own frames, whatever comes to its end first."""
+    running = 0
+
+    async def slow(call: Callable[[], T]) -> T:
+        nonlocal running
+        running += 1
+        while running < 4:
+            await trio.lowlevel.checkpoint()
+        return call()
+
+    staging = make_staging(tmp_path, make_ring(), slow)
+    found: dict[int, NewFrame] = {}
+
+    async def append(number: int) -> None:
+        append = staging.append_pack if number < 4 else staging.append
+        (found[number],) = await append([frame(number)])
+
+    async with trio.open_nursery() as nursery:
+        for number in range(1, 5):
+            nursery.start_soon(append, number)
+    assert len({stored.pack for stored in found.values()}) == 4
+    for number, stored in found.items():
+        assert staging.read(stored.pack, stored.offset, stored.length) == bytes([number]) * 100
+    assert staging.open_size == 100 and staging.packs == 4
+
+
+@pytest.mark.parametrize("call", ["pwritev", "fdatasync", "open"])
+async def test_a_whole_pack_that_a_full_disk_refuses_leaves_nothing(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: str
+) -> None:
+    before = open_descriptors()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, fails(errno.ENOSPC))
+        with pytest.raises(NoSpace):
+            await staging.append_pack([frame(1)])
+    assert names(tmp_path) == [] and open_descriptors() == before
+    assert (staging.packs, staging.waiting) == (0, 0)
 
 
 async def test_unknown_files_are_removed(tmp_path: Path) -> None:

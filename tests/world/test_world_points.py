@@ -18,7 +18,6 @@ REQUIRED = {
     "thread BlockWriter._cut",
     "thread BlockWriter._seal",
     "thread Staging._append",
-    "thread Staging._close_pack",
     "thread Staging.recover",
     "thread seal_record",
     "transfer upload packs",
