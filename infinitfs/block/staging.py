@@ -20,7 +20,7 @@ from infinitfs.transfer.files import Offload, remove
 
 SealIndex = Callable[[str, Sequence[Entry]], bytes]
 
-_NONE = -1  # the descriptor of a pack that has no file yet
+_NONE = -1  # the descriptor of a pack that has no file yet, or is full
 
 
 class _OpenPack:
@@ -119,8 +119,7 @@ class Staging:
             raise
         if full:
             os.close(descriptor)
-        else:
-            pack.descriptor = descriptor
+        pack.descriptor = _NONE if full else descriptor
         return written, offset + len(ending)
 
     def is_full(self, pack: str) -> bool:
@@ -187,9 +186,9 @@ class Staging:
 
     def close(self) -> None:
         """Release the open file; what it holds is durable already."""
-        if self._open is not None:
+        if self._open is not None and self._open.descriptor != _NONE:
             os.close(self._open.descriptor)
-            self._open = None
+        self._open = None
 
 
 def _found(written: Sequence[Entry], pack: _OpenPack) -> list[NewFrame]:

@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import trio
 
-from infinitfs.config.disk import sync_folder, write_at
+from infinitfs.config.disk import DirectWriter, sync_folder
 from infinitfs.errors import (
     AccessDenied,
     DamagedObject,
@@ -80,6 +80,7 @@ class FilesystemStorage(Storage):
         self._temporary = folder / _TEMPORARY
         self._limiter = trio.CapacityLimiter(_THREADS)
         self._durable: set[Path] = {folder}
+        self._writer = DirectWriter()  # what is stored is read from the cache for as long as that has it
         self._cleaned = False
 
     async def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
@@ -113,7 +114,7 @@ class FilesystemStorage(Storage):
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 with os.fdopen(descriptor, "wb", buffering=0):
-                    write_at(descriptor, [data], syncing=True)
+                    self._writer.write(descriptor, [data], 0, len(data))
                     os.fsync(descriptor)
                 self._make_folder(target.parent)
                 if create:

@@ -57,7 +57,7 @@ def test_extents_committed_before_their_frames_are_synced(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(growing, "os", _Os(later))
     monkeypatch.setattr(Database, "sync", frames_first)
-    _assert_found(start=165)
+    _assert_found(start=2400)
 
 
 def test_intents_counted_before_they_are_synced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +157,7 @@ def test_a_record_sealed_anew_at_a_retry(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_record_sent_before_it_is_on_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     everything = property(lambda self: 2**62, lambda self, position: None)
     monkeypatch.setattr(Publisher, "_durable", everything, raising=False)  # an attribute of each instance
-    _assert_found(start=205)
+    _assert_found(start=300)
 
 
 def test_the_log_of_a_killed_process_taken_for_synced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,4 +168,4 @@ def test_the_log_of_a_killed_process_taken_for_synced(monkeypatch: pytest.Monkey
         self._synced = self._commits
 
     monkeypatch.setattr(Database, "open_log", as_if_synced)
-    _assert_found(start=848)
+    _assert_found(start=1500)

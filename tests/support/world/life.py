@@ -51,6 +51,7 @@ class World:
     the first life that comes there ends, whatever else is drawn."""
 
     def __init__(self, seed: int, folder: Path, crash_at: Collection[tuple[str, str]]) -> None:
+        self.seed = seed
         self.source = Random(seed)
         self.folder = folder
         self.crash_at = set(crash_at)

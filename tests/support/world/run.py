@@ -14,6 +14,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import trio
 import trio.testing
 from trio._core import _run as scheduler
@@ -27,6 +28,8 @@ from tests.support.world.model import Floor
 
 KIB = 1024
 PARAMETERS = Parameters(minimum=4 * KIB, target=8 * KIB, maximum=16 * KIB, zeros=4 * KIB, pack=64 * KIB)
+SMALL_PACK = 8 * KIB
+"""In every third world, so that one flush fills several, which are written beside one another."""
 _MEMORY = Path("/dev/shm")
 _watch = Watch()
 
@@ -117,5 +120,6 @@ def _volume(world: World) -> OpenedVolume:
     """The volume without its descriptor, which is never the same twice (HPKE) and says nothing more."""
     public = world.identity.public
     ring = KeyRing.generate(seeded(world.source.randbytes(8)))
+    parameters = PARAMETERS if world.seed % 3 else msgspec.structs.replace(PARAMETERS, pack=SMALL_PACK)
     members = (Member("user", public),)
-    return OpenedVolume(ring.volume_id, "world", "user", ring, PARAMETERS, public, members, 1, "2026-01-01T00:00:00Z")
+    return OpenedVolume(ring.volume_id, "world", "user", ring, parameters, public, members, 1, "2026-01-01T00:00:00Z")
