@@ -4,7 +4,7 @@ Above: `staging` (frames on their way to the storage), `volume.intents` (bytes o
 `config.disk`. Blocking calls, for threads.
 Invariant: what `extend` was given is durable once it returns, and so is the name of a file from its creation on. A disk
 that failed to write or sync is never tried again into success: from then on every change raises LocalDiskFailed, until
-the next mount.
+the next mount. Several files may be extended at once: that one finds the disk full is no failure for the others.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ class GrowingFiles:
             try:
                 sync_folder(self.folder)
             except OSError as error:
-                self._failed = error.errno not in _FULL
+                self._failed = self._failed or error.errno not in _FULL
                 os.close(descriptor)
                 remove([path])
                 raise
@@ -52,10 +52,8 @@ class GrowingFiles:
                 self._writer.write(descriptor, buffers, size, sum(map(len, buffers)))
                 os.fdatasync(descriptor)
             except OSError as error:
-                self._failed = True
-                if error.errno in _FULL:
-                    os.ftruncate(descriptor, size)
-                    self._failed = False
+                if error.errno not in _FULL or not _is_cut(descriptor, size):
+                    self._failed = True
                 raise
 
     def read(self, name: str, offset: int, length: int) -> bytes:
@@ -84,3 +82,12 @@ class GrowingFiles:
         if error.errno in _FULL:
             return NoSpace(what=str(self.folder), remedy="free space on this machine's disk")
         return LocalDiskFailed(path=str(self.folder), reason=os.strerror(error.errno or 0))
+
+
+def _is_cut(descriptor: int, size: int) -> bool:
+    """Whether a file could be cut to the length that it had."""
+    try:
+        os.ftruncate(descriptor, size)
+    except OSError:
+        return False
+    return True

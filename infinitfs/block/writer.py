@@ -109,7 +109,7 @@ class _Cut:
             self.provisional = not cutter(view[begin:], self._start + begin, False)
         self._start += done
         self._tail_length = len(view) - done
-        self._tail = view[done if self.left else len(view) :]
+        self._tail = view[done:] if self.left else memoryview(b"")
         return blocks
 
     def _next(self, size: int) -> Buffer:

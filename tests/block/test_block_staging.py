@@ -13,6 +13,7 @@ from infinitfs.block.index import NewFrame
 from infinitfs.block.pack import Entry, index_span, open_index
 from infinitfs.block.staging import Staging
 from infinitfs.errors import LocalDiskFailed, NoSpace
+from infinitfs.transfer.files import Threads
 from tests.support.blocks import make_ring, make_staging
 
 T = TypeVar("T")
@@ -344,6 +345,37 @@ async def test_a_whole_pack_that_a_full_disk_refuses_leaves_nothing(
             await staging.append_pack([frame(1)])
     assert names(tmp_path) == [] and open_descriptors() == before
     assert (staging.packs, staging.waiting) == (0, 0)
+
+
+async def test_a_disk_that_is_full_for_one_pack_has_not_failed_for_another(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is written while the first takes back what it had begun."""
+    cut = os.ftruncate
+
+    def meanwhile(descriptor: int, length: int) -> None:
+        trio.from_thread.run(staging.append_pack, [frame(2)], trio_token=token)
+        cut(descriptor, length)
+
+    token = trio.lowlevel.current_trio_token()
+    threaded = Threads(2)
+    staging = make_staging(staging.path(FIRST).parent, make_ring(), threaded)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "ftruncate", meanwhile)
+        patched.setattr(os, "fdatasync", full_once())
+        with pytest.raises(NoSpace):
+            await staging.append_pack([frame(1)])
+    assert await staging.close_packs() == [(SECOND, staging.path(SECOND).stat().st_size)]
+
+
+def full_once() -> Callable[[int], None]:
+    answers = [errno.ENOSPC]
+
+    def fdatasync(descriptor: int) -> None:
+        if answers:
+            raise OSError(answers.pop(), "full")
+
+    return fdatasync
 
 
 async def test_unknown_files_are_removed(tmp_path: Path) -> None:
