@@ -89,14 +89,14 @@ class Staging:
             self._open = pack
             pack.entries.extend(written)
             pack.size = size
-        return _found(written, pack)
+        return _new_frames(written, pack)
 
     async def append_pack(self, frames: Sequence[tuple[bytes, int, bytes]]) -> list[NewFrame]:
         """As `append` does for the last frames of a pack, to one that has no others: any number of times at once, and
         beside `append`."""
         pack = _OpenPack(self._name(), _NONE, 0, [])
         written, self._full[pack.name] = await self._offload(partial(self._append, pack, frames, True))
-        return _found(written, pack)
+        return _new_frames(written, pack)
 
     def _append(
         self, pack: _OpenPack, frames: Sequence[tuple[bytes, int, bytes]], full: bool
@@ -191,7 +191,7 @@ class Staging:
         self._open = None
 
 
-def _found(written: Sequence[Entry], pack: _OpenPack) -> list[NewFrame]:
+def _new_frames(written: Sequence[Entry], pack: _OpenPack) -> list[NewFrame]:
     return [NewFrame(e.id, pack.name, e.offset, e.length, e.size) for e in written]
 
 

@@ -12,8 +12,9 @@ from infinitfs.mount.mountinfo import MOUNTINFO, on_top
 
 READ_AHEAD = 2048  # KiB; the default of 128 makes a request of every 128 KiB, and a request costs what 100 KiB do
 _DIRTY_SHARE = 20  # percent of the machine's dirty pages that may be ours, instead of 1
-_DIRTY = 128 * 2**20  # bytes, instead of that share since Linux 6.2: so many from the beginning, where else the kernel
-# holds a writer up until it knows how fast we are (large files came to 613 instead of 570 MB/s), and no more
+DIRTY = 128 * 2**20
+"""Bytes, instead of that share, since Linux 6.2: so many from the beginning, and no more. Else the kernel holds a first
+writer up until it has seen how fast we are: large files came to 613 instead of 570 MB/s."""
 _BACKGROUND = 64  # requests for read-ahead and write-back at a time, instead of 12
 
 
@@ -27,8 +28,8 @@ def allow_more(directory: str, *, sys: Path = Path("/sys"), mountinfo: Path = MO
     for path, value in (
         (device_folder / "read_ahead_kb", READ_AHEAD),
         (device_folder / "max_ratio", _DIRTY_SHARE),
-        (device_folder / "max_bytes", _DIRTY),
-        (device_folder / "min_bytes", _DIRTY),
+        (device_folder / "max_bytes", DIRTY),
+        (device_folder / "min_bytes", DIRTY),
         (connection / "max_background", _BACKGROUND),
         (connection / "congestion_threshold", _BACKGROUND * 3 // 4),
     ):

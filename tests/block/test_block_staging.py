@@ -161,20 +161,22 @@ async def test_a_full_disk_leaves_the_pack_as_it_was(
     assert closed == (FIRST, staging.path(FIRST).stat().st_size)
 
 
+@pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("call", ["pwritev", "fdatasync", "open"])
 async def test_a_disk_that_is_full_from_the_start_keeps_nothing_open(
-    staging: Staging, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: str
+    staging: Staging, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: str, whole: bool
 ) -> None:
+    append = staging.append_pack if whole else staging.append
     before = open_descriptors()
     with monkeypatch.context() as patched:
         patched.setattr(os, call, fails(errno.ENOSPC))
         for _ in range(3):
             with pytest.raises(NoSpace):
-                await staging.append([frame(1)])
+                await append([frame(1)])
     assert names(tmp_path) == []
     assert open_descriptors() == before
     assert (staging.packs, staging.waiting) == (0, 0)
-    (stored,) = await staging.append([frame(1)])
+    (stored,) = await append([frame(1)])
     assert stored.offset == 0
 
 
@@ -193,6 +195,22 @@ async def test_a_disk_that_failed_is_not_tried_again(
         await staging.close_packs()
     assert staging.read(FIRST, 0, 100) == bytes([1]) * 100, "what was durable stays readable"
     assert staging.holds(FIRST) and staging.open_size == 100
+
+
+async def test_a_disk_that_failed_and_then_is_full_has_failed(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await staging.append([frame(1)])
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", fails(errno.EIO))
+        with pytest.raises(LocalDiskFailed):
+            await staging.append([frame(2)])
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fails(errno.ENOSPC))
+        with pytest.raises(NoSpace):
+            await staging.append_pack([frame(2)])
+    with pytest.raises(LocalDiskFailed):
+        await staging.append([frame(2)])
 
 
 async def test_a_folder_that_cannot_be_synced_fails_for_good(
@@ -332,19 +350,6 @@ async def test_whole_packs_are_written_beside_one_another(tmp_path: Path) -> Non
     for number, stored in found.items():
         assert staging.read(stored.pack, stored.offset, stored.length) == bytes([number]) * 100
     assert staging.open_size == 100 and staging.packs == 4
-
-
-@pytest.mark.parametrize("call", ["pwritev", "fdatasync", "open"])
-async def test_a_whole_pack_that_a_full_disk_refuses_leaves_nothing(
-    staging: Staging, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: str
-) -> None:
-    before = open_descriptors()
-    with monkeypatch.context() as patched:
-        patched.setattr(os, call, fails(errno.ENOSPC))
-        with pytest.raises(NoSpace):
-            await staging.append_pack([frame(1)])
-    assert names(tmp_path) == [] and open_descriptors() == before
-    assert (staging.packs, staging.waiting) == (0, 0)
 
 
 async def test_a_disk_that_is_full_for_one_pack_has_not_failed_for_another(

@@ -1,10 +1,11 @@
 """What a mount asks of the kernel: found without asking the mount, and without consequence where it is refused."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from infinitfs.mount.kernel import READ_AHEAD, allow_more
+from infinitfs.mount.kernel import DIRTY, READ_AHEAD, allow_more
 from infinitfs.mount.mountinfo import on_top
 from tests.support.mounted import Home, needs_fuse
 
@@ -41,4 +42,12 @@ def test_a_mount_reads_further_ahead_where_it_may(home: Home, drive: Path) -> No
     except OSError as error:
         pytest.skip(f"only root may set it: {error}")
     assert (setting / "read_ahead_kb").read_text().strip() == str(READ_AHEAD)
+    for name in ("min_bytes", "max_bytes"):
+        if (setting / name).is_file() and _machine_has_room():
+            assert int((setting / name).read_text()) == pytest.approx(DIRTY, rel=0.01), "kept as a share of a million"
     mounted.unmount()
+
+
+def _machine_has_room() -> bool:
+    """Whether it may have so many dirty pages at all."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") > 32 * DIRTY
