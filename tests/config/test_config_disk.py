@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import mmap
 import os
 import random
 from collections.abc import Sequence
@@ -143,6 +144,20 @@ def test_a_filesystem_that_knows_no_such_writes(tmp_path: Path, monkeypatch: pyt
     write_past(tmp_path / "file", buffers_of([3 * MI]), 5)
     assert (tmp_path / "file").read_bytes() == bytes(5) + buffers_of([3 * MI])[0]
     assert calls and all(size <= disk.PIECE and not past for _, size, past in calls)
+
+
+def test_the_kernel_is_asked_for_huge_pages_and_may_have_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    class Unwilling(mmap.mmap):
+        def madvise(self, advice: int, *_: int) -> None:
+            asked.append(advice)
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(mmap, "mmap", Unwilling)
+    write_past(tmp_path / "file", buffers_of([3 * MI]), 0)
+    assert (tmp_path / "file").read_bytes() == buffers_of([3 * MI])[0]
+    assert asked == [mmap.MADV_HUGEPAGE]
 
 
 def test_a_disk_that_fails_is_reported_and_leaves_the_descriptor_as_it_was(
