@@ -47,7 +47,7 @@ LINGER = 3.0  # seconds a change may wait for company before its record is cut
 _WAITING = 4  # records that wait for the storage; with more, changes gather in the outbox instead
 _GATHERED = 8 * 2**20  # bytes of changesets that are cut into a record however many wait
 _UPLOADS = 8  # packs on their way at once
-_YIELD = 3.0  # seconds a pack may wait while flushes go on: what programs wait for goes first
+_YIELD = 10.0  # seconds a pack may wait while flushes go on: what programs wait for goes first
 _CALM = 0.25  # seconds without a flush: less lies between two of somebody who writes on and on
 _RETRY = (1.0, 8.0)  # seconds between attempts once the transfer process has given up: first, longest
 
