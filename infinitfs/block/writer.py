@@ -1,19 +1,21 @@
 """Runs of bytes become blocks in the staged pack.
 
-Above: the volume's flush, which gives one batch of runs of many files and commits what comes back. Below: `cutting`,
+Above: the volume's flush, which gives batches of runs of many files and commits what comes back. Below: `batch`,
 `keys.ring` (ids, sealing), zstandard, `staging`.
-Invariant: what `store` returns refers only to blocks that are durable on this machine or in the storage. One batch at
-a time (the volume's flush lock): between the look-up of an id and the commit of the extents that use it, no pack may
-be condemned. All work on bytes is in threads, where the offload says.
+Invariant: what `stored` returns refers only to blocks that are durable on this machine or in the storage. One stream of
+batches at a time (the volume's flush lock): between the look-up of an id and the commit of the extents that use it, no
+pack may be condemned. All work on bytes is in threads, where the offload says.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import trio
 import zstandard
 
+from infinitfs.block.batch import Cut, Request, Stored, windows
 from infinitfs.block.cutting import Cutter
 from infinitfs.block.index import BlockIndex, NewFrame
 from infinitfs.block.staging import Staging
@@ -37,101 +39,11 @@ _SAMPLE = 8 * 1024  # bytes
 T = TypeVar("T")
 
 
-class Request(NamedTuple):
-    """`chunks`, one behind the other, at `offset` of a file. Without `final` the piece that no cut point ended comes
-    back as the tail."""
-
-    offset: int
-    chunks: tuple[Buffer, ...]
-    final: bool
-
-    @property
-    def length(self) -> int:
-        return sum(map(len, self.chunks))
-
-    def last(self, length: int) -> bytes:
-        """The last `length` bytes."""
-        parts: list[Buffer] = []
-        for chunk in reversed(self.chunks):
-            if not length:
-                break
-            parts.append(memoryview(chunk)[-length:])
-            length -= len(parts[-1])
-        return b"".join(reversed(parts))
-
-
-class Stored(NamedTuple):
-    """What became of a request: (offset, length, block number) a piece, None for zeros; the tail's length in bytes;
-    and whether the last piece was ended by the end of the request instead of a cut point of the content."""
-
-    pieces: tuple[tuple[int, int, int | None], ...]
-    tail: int
-    provisional: bool
-
-
 Block = tuple[bytes, Buffer]
 """Block id, bytes."""
 
 Frame = tuple[bytes, int, bytes]
 """Block id, plain size, sealed bytes."""
-
-
-class _Cut:
-    """A request that is cut window by window: the pieces until now, and the bytes behind the last of them."""
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        self.left = request.length
-        self.pieces: list[tuple[int, bytes | None]] = []
-        self.provisional = False
-        self._chunks = iter(request.chunks)
-        self._chunk = memoryview(b"")
-        self._start = request.offset
-        self._tail = memoryview(b"")
-        self._tail_length = 0
-
-    def go_on(self, size: int, cutter: Cutter, block_id: Callable[[Buffer], bytes]) -> dict[bytes, Buffer]:
-        """Cut the next `size` bytes; returns the blocks that end there by their ids."""
-        window = self._next(size)
-        final = self.request.final and not self.left
-        view, done = memoryview(window), 0
-        pieces = cutter(window, self._start, final)
-        blocks: dict[bytes, Buffer] = {}
-        for length, fingerprint in pieces:
-            data = view[done : done + length]
-            id = None if fingerprint is None else block_id(data)
-            self.pieces.append((length, id))
-            done += length
-            if id is not None:
-                blocks[id] = data
-        if final and pieces and pieces[-1][1] is not None:
-            # The last piece would have gone on, had there been more bytes.
-            begin = done - pieces[-1][0]
-            self.provisional = not cutter(view[begin:], self._start + begin, False)
-        self._start += done
-        self._tail_length = len(view) - done
-        self._tail = view[done:] if self.left else memoryview(b"")
-        return blocks
-
-    def _next(self, size: int) -> Buffer:
-        """The tail and `size` bytes more, copied only where they are not in one place."""
-        parts: list[Buffer] = [self._tail] if self._tail else []
-        self.left -= size
-        while size:
-            if not self._chunk:
-                self._chunk = memoryview(next(self._chunks))
-            parts.append(self._chunk[:size])
-            self._chunk = self._chunk[size:]
-            size -= len(parts[-1])
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def stored(self, numbers: dict[bytes, int]) -> Stored:
-        offset = self.request.offset
-        pieces = []
-        for length, id in self.pieces:
-            pieces.append((offset, length, None if id is None else numbers[id]))
-            offset += length
-        return Stored(tuple(pieces), self._tail_length, self.provisional)
 
 
 class BlockWriter:
@@ -156,38 +68,29 @@ class BlockWriter:
         self._pack_size = pack_size
         self._at_full = at_full
 
-    async def store(self, requests: Sequence[Request]) -> list[Stored]:
-        """Store a batch. Raises NoSpace or LocalDiskFailed with nothing of the batch referred to.
+    @asynccontextmanager
+    async def storing(self, at_progress: Callable[[], None]) -> AsyncIterator["Storing"]:
+        """What is cut inside is durable once it is left. While one window is on its way to the disk the next is sealed,
+        and the one after it cut, whichever batch they are of.
 
-        While one window is on its way to the disk the next is sealed, and the one after it cut.
+        Raises NoSpace or LocalDiskFailed; then nothing may refer to what `stored` has not returned.
         """
-        cuts = [_Cut(request) for request in requests]
-        numbers: dict[bytes, int] = {}
         async with together() as nursery:
             to_seal, blocks = trio.open_memory_channel[list[Block]](0)
             to_disk, sealed = trio.open_memory_channel[list[Frame]](0)
+            storing = Storing(self, self._index, to_seal, at_progress)
             nursery.start_soon(self._seal_all, blocks, to_disk)
-            nursery.start_soon(self._append_all, sealed, numbers)
-            await self._cut_all(cuts, to_seal, numbers)
-        return [cut.stored(numbers) for cut in cuts]
+            nursery.start_soon(self._append_all, sealed, storing)
+            async with to_seal:
+                yield storing
 
-    async def _cut_all(
-        self, cuts: list[_Cut], to_seal: trio.MemorySendChannel[list[Block]], numbers: dict[bytes, int]
-    ) -> None:
-        """Blocks out of the batch, and of them those that are not stored yet."""
-        seen: set[bytes] = set()
-        async with to_seal:
-            for window in _windows(cuts, max(_WINDOW, self._cutter.longest)):
-                blocks = await self._offload(partial(self._cut, window))
-                found: dict[bytes, int] = {}
-                for some in _steps([id for id in blocks if id not in seen]):
-                    found |= self._index.find(some)
-                    await trio.lowlevel.checkpoint()
-                new = [(id, data) for id, data in blocks.items() if id not in seen and id not in found]
-                numbers |= found
-                seen |= blocks.keys()
-                if new:
-                    await to_seal.send(new)
+    def windows(self, requests: Sequence[Cut]) -> Iterator[list[tuple[Cut, int]]]:
+        """What to cut next, and how many bytes of each."""
+        return windows(requests, max(_WINDOW, self._cutter.longest))
+
+    async def cut(self, window: list[tuple[Cut, int]]) -> dict[bytes, Buffer]:
+        """Cut the given number of bytes of each; returns the blocks that end there by their ids."""
+        return await self._offload(partial(self._cut, window))
 
     async def _seal_all(
         self, blocks: trio.MemoryReceiveChannel[list[Block]], to_disk: trio.MemorySendChannel[list[Frame]]
@@ -196,7 +99,7 @@ class BlockWriter:
             async for some in blocks:
                 await to_disk.send(await self._seal_in_threads(some))
 
-    async def _append_all(self, sealed: trio.MemoryReceiveChannel[list[Frame]], numbers: dict[bytes, int]) -> None:
+    async def _append_all(self, sealed: trio.MemoryReceiveChannel[list[Frame]], storing: "Storing") -> None:
         """Frames into packs, with one sync a pack where there are enough; whole packs beside one another."""
         portion: list[Frame] = []
         size, room = 0, self._pack_size - self._staging.open_size
@@ -208,30 +111,31 @@ class BlockWriter:
                     size += len(frame[2])
                     if size < min(room, _PORTION):
                         continue
+                    storing.hold(0)
                     if size >= room == self._pack_size:
                         await turns.acquire()
-                        nursery.start_soon(self._append_pack, portion, numbers, turns)
+                        nursery.start_soon(self._append_pack, portion, storing, turns)
                     else:
-                        await self._append(partial(self._staging.append, portion, full=size >= room), numbers)
+                        await self._append(partial(self._staging.append, portion, full=size >= room), storing)
                     portion, size, room = [], 0, self._pack_size - self._staging.open_size
+                storing.hold(len(portion))
             if portion:
-                await self._append(partial(self._staging.append, portion), numbers)
+                await self._append(partial(self._staging.append, portion), storing)
 
-    async def _append_pack(self, portion: list[Frame], numbers: dict[bytes, int], turns: trio.Semaphore) -> None:
-        await self._append(partial(self._staging.append_pack, portion), numbers)
+    async def _append_pack(self, portion: list[Frame], storing: "Storing", turns: trio.Semaphore) -> None:
+        await self._append(partial(self._staging.append_pack, portion), storing)
         turns.release()
 
-    async def _append(self, append: Callable[[], Awaitable[list[NewFrame]]], numbers: dict[bytes, int]) -> None:
+    async def _append(self, append: Callable[[], Awaitable[list[NewFrame]]], storing: "Storing") -> None:
         with trio.CancelScope(shield=True):  # what is on the disk gets known, whatever fails beside it
             written = await append()
             for some in _steps(written):
-                numbers |= self._index.add(some)
+                storing.add(self._index.add(some))
                 await trio.lowlevel.checkpoint()
             if self._staging.is_full(written[0].pack):
                 self._at_full(written[0].pack)
 
-    def _cut(self, window: list[tuple[_Cut, int]]) -> dict[bytes, Buffer]:
-        """Cut the given number of bytes of each; returns the blocks that end there by their ids."""
+    def _cut(self, window: list[tuple[Cut, int]]) -> dict[bytes, Buffer]:
         blocks: dict[bytes, Buffer] = {}
         for cut, size in window:
             blocks |= cut.go_on(size, self._cutter, self._ring.block_id)
@@ -267,6 +171,69 @@ class BlockWriter:
         return frames
 
 
+class Storing:
+    """A stream of batches. `at_progress` is told whenever `busy` may have changed."""
+
+    def __init__(
+        self,
+        writer: BlockWriter,
+        index: BlockIndex,
+        to_seal: trio.MemorySendChannel[list[Block]],
+        at_progress: Callable[[], None],
+    ) -> None:
+        self._writer = writer
+        self._index = index
+        self._to_seal = to_seal
+        self._at_progress = at_progress
+        self._seen: set[bytes] = set()
+        self._numbers: dict[bytes, int] = {}  # of all that is durable
+        self._added = trio.Event()
+        self._sent = 0  # blocks that were not stored before: all of them,
+        self._durable = 0
+        self._held = 0  # those that wait for others to fill a pack with
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything that was cut gets durable though nothing is cut any more."""
+        return self._sent > self._durable + self._held
+
+    async def cut(self, requests: Sequence[Request]) -> list[Cut]:
+        """Cut a batch to its end; those of its blocks that are not stored yet are on their way then. One at a time."""
+        cuts = [Cut(request) for request in requests]
+        for window in self._writer.windows(cuts):
+            blocks = await self._writer.cut(window)
+            unknown = [id for id in blocks if id not in self._seen]
+            for some in _steps(unknown):
+                self._numbers |= self._index.find(some)
+                await trio.lowlevel.checkpoint()
+            new = [(id, blocks[id]) for id in unknown if id not in self._numbers]
+            self._seen |= blocks.keys()
+            if new:
+                self._sent += len(new)
+                await self._to_seal.send(new)
+        return cuts
+
+    def hold(self, count: int) -> None:
+        """So many blocks wait for others."""
+        self._held = count
+        self._at_progress()
+
+    def add(self, numbers: dict[bytes, int]) -> None:
+        """Of blocks that got durable."""
+        self._durable += len(numbers)
+        self._numbers |= numbers
+        self._added.set()
+        self._added = trio.Event()
+        self._at_progress()
+
+    async def stored(self, cuts: Sequence[Cut]) -> list[Stored]:
+        """What became of a batch, once all its blocks are durable."""
+        missing = {id for cut in cuts for _, id in cut.pieces if id is not None}
+        while missing := missing - self._numbers.keys():
+            await self._added.wait()
+        return [cut.stored(self._numbers) for cut in cuts]
+
+
 def _smaller(compressor: zstandard.ZstdCompressor, data: Buffer) -> Buffer:
     """`data` compressed, or itself where that is not worth it. To find it out for the whole of what does not compress
     takes longer than to seal it."""
@@ -278,24 +245,6 @@ def _smaller(compressor: zstandard.ZstdCompressor, data: Buffer) -> Buffer:
             return data
     smaller = compressor.compress(data)
     return smaller if len(smaller) < len(data) * _WORTH else data
-
-
-def _windows(cuts: Iterable[_Cut], total: int) -> Iterator[list[tuple[_Cut, int]]]:
-    """What to cut next, and how many bytes of each: `total` in all, fewer at the end."""
-    window: list[tuple[_Cut, int]] = []
-    room = total
-    for cut in cuts:
-        while cut.left:
-            size = min(cut.left, room)
-            window.append((cut, size))
-            room -= size
-            if not room:
-                yield window
-                window, room = [], total
-            elif size == cut.left:
-                break
-    if window:
-        yield window
 
 
 def _steps(items: Sequence[T]) -> Iterator[Sequence[T]]:

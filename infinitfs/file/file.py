@@ -1,20 +1,33 @@
 """One file: the bytes and times in memory that its stored extents do not have yet.
 
 Above: `volume.Volume` keeps a `File` for every inode that is open or dirty, reads through `overlay` and commits what
-a flush gives. Below: `dirty`, `extents`, and the forms of `block.writer`.
-Invariant: the content of a file is its stored extents, under `_flushing` (taken by a flush, not committed yet), under
-`dirty`; each hides what is below it, and nothing is in two of them after `finish_flush`. A core without I/O: no await,
-no clock.
+a flush gives. Below: `dirty`, `extents`, and the forms of `block.batch`.
+Invariant: the content of a file is its stored extents, under what flushes took and have not committed yet, the newer
+over the older, under `dirty`; each hides what is below it. Flushes end in the order in which they began. A core without
+I/O: no await, no clock.
 """
 
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from infinitfs.block.writer import Request, Stored
+from infinitfs.block.batch import Ending, Request, Stored
 from infinitfs.file.dirty import Bytes, DirtyRanges, Run
 from infinitfs.file.extents import Edit, Extent
 from infinitfs.file.readahead import ReadAhead
 
 _CARRY = 4  # a provisional block is cut again once the bytes appended to it are a quarter of it
+
+
+@dataclass(slots=True)
+class _Flush:
+    """What one took: bytes, as what requests, and those of their ranges that no intent has. From `clip` on the file was
+    cut off since."""
+
+    ranges: DirtyRanges
+    requests: list[Request]
+    fresh: list[tuple[int, int]] = field(default_factory=list)
+    clip: int = 2**63 - 1
 
 
 class File:
@@ -34,22 +47,24 @@ class File:
         self.read_ahead = ReadAhead()
         self.error: Exception | None = None
         """What a flush in the background met; the next fsync or close reports it."""
-        self._flushing: DirtyRanges | None = None
-        self._requests: list[Request] = []
-        self._clip = 0
+        self._flushes: deque[_Flush] = deque()  # the oldest first
         self._last_end = -1
         self._fresh: list[tuple[int, int]] = []  # ranges, offset and end, that no intent has
-        self._fresh_flushing: list[tuple[int, int]] = []
         self._tail: tuple[int, bytes] | None = None
 
     @property
     def needs_flush(self) -> bool:
         """Whether anything of the file is in memory only."""
-        return bool(self.dirty) or self._flushing is not None or self.mtime is not None or self.ctime is not None
+        return self.has_content or self.mtime is not None or self.ctime is not None
+
+    @property
+    def has_content(self) -> bool:
+        """Whether any bytes of it are."""
+        return bool(self.dirty or self._flushes)
 
     @property
     def bytes_in_memory(self) -> int:
-        return self.dirty.total + (self._flushing.total if self._flushing else 0)
+        return self.dirty.total + sum(flush.ranges.total for flush in self._flushes)
 
     @property
     def tail_bytes(self) -> int:
@@ -77,25 +92,27 @@ class File:
     def truncate(self, size: int) -> None:
         """The file is `size` bytes now; the caller cuts the stored extents in the same step."""
         self.dirty.discard(size)
-        if self._flushing is not None:
-            self._flushing.discard(size)
-            self._clip = min(self._clip, size)
+        for flush in self._flushes:
+            flush.ranges.discard(size)
+            flush.clip = min(flush.clip, size)
         if self._tail is not None and size < self._tail[0] + len(self._tail[1]):
             self._tail = None
         self.size = size
 
     def overlay(self, offset: int, length: int) -> list[tuple[int, Bytes]]:
         """The pieces of `[offset, offset + length)` that are in memory, to be laid over the stored ones in order."""
-        pieces = self._flushing.overlay(offset, length) if self._flushing else []
-        return pieces + self.dirty.overlay(offset, length)
+        layers = *(flush.ranges for flush in self._flushes), self.dirty
+        return [piece for ranges in layers for piece in ranges.overlay(offset, length)]
 
     # --- an intent ---
 
     def take_fresh(self) -> list[tuple[int, int]]:
         """The ranges, as offset and end, in order and apart from one another, that were written since this was asked
         last and that are in memory only."""
-        ranges = sorted(self._fresh_flushing + self._fresh)
-        self._fresh, self._fresh_flushing = [], []
+        ranges = sorted(self._all_fresh())
+        self._fresh = []
+        for flush in self._flushes:
+            flush.fresh = []
         merged: list[tuple[int, int]] = []
         for offset, end in ranges:
             if merged and offset <= merged[-1][1]:
@@ -107,7 +124,10 @@ class File:
     @property
     def fresh(self) -> bool:
         """Whether `take_fresh` has something to give."""
-        return bool(self._fresh or self._fresh_flushing)
+        return bool(self._all_fresh())
+
+    def _all_fresh(self) -> list[tuple[int, int]]:
+        return [*self._fresh, *(span for flush in self._flushes for span in flush.fresh)]
 
     def put_back_fresh(self, ranges: Sequence[tuple[int, int]]) -> None:
         """No intent has them after all."""
@@ -118,18 +138,16 @@ class File:
         if number > self._intent:
             self._intent, self.intended = number, times
 
-    # --- a flush: begin, then exactly one of finish and abort ---
+    # --- a flush: begin, how it was cut, then exactly one of finish and abort; before it is cut no other begins
 
     def begin_flush(self, *, whole: bool) -> list[Request]:
         """Take the dirty ranges. Unless `whole`, the range that is being appended to keeps its tail in memory."""
-        taken, self.dirty = self.dirty, DirtyRanges()
-        self._flushing = taken
-        self._fresh, self._fresh_flushing = [], self._fresh
+        requests = [self._request(run, whole or run.end != self._last_end) for run in self.dirty.runs()]
+        self._flushes.append(_Flush(self.dirty, requests, self._fresh))
+        self.dirty, self._fresh = DirtyRanges(), []
         self.intended = None
-        self._clip = 2**63 - 1
         self.dirty_since = None
-        self._requests = [self._request(run, whole or run.end != self._last_end) for run in taken.runs()]
-        return self._requests
+        return requests
 
     def _request(self, run: Run, final: bool) -> Request:
         tail = self._tail
@@ -137,47 +155,47 @@ class File:
             return Request(tail[0], (tail[1], *run.chunks), final)
         return Request(run.offset, run.chunks, final)
 
-    def finish_flush(self, stored: Sequence[Stored], now: float) -> list[Edit]:
-        """The edits of the extent map that a stored flush asks for; tails are dirty again."""
+    def note_cut(self, endings: Sequence[Ending], now: float) -> None:
+        """How the requests of the last flush were cut: their tails are dirty again."""
+        flush = self._flushes[-1]
+        for request, (tail, provisional) in zip(flush.requests, endings, strict=True):
+            end = request.offset + request.length
+            if tail:
+                start = end - tail
+                flush.ranges.discard(start, tail)
+                if start < flush.clip:
+                    self.dirty.put_under(start, request.last(tail)[: flush.clip - start])
+                    self._fresh.append((start, end))
+                    self._mark(now)
+            elif end == self.size and end <= flush.clip:
+                untouched = not self.dirty.overlay(end - provisional, provisional)
+                self._tail = (end - provisional, request.last(provisional)) if provisional and untouched else None
+
+    def finish_flush(self, stored: Sequence[Stored]) -> list[Edit]:
+        """The edits of the extent map that the oldest flush asks for, now that it is stored."""
+        flush = self._flushes.popleft()
         edits = []
-        for request, result in zip(self._requests, stored, strict=True):
-            end = min(request.offset + request.length - result.tail, self._clip)
+        for request, pieces in zip(flush.requests, stored, strict=True):
+            offset, length, _ = pieces[-1] if pieces else (request.offset, 0, None)
+            end = min(offset + length, flush.clip)
             extents = tuple(
-                Extent(offset, min(length, self._clip - offset), block, 0)
-                for offset, length, block in result.pieces
-                if block is not None and offset < self._clip
+                Extent(offset, min(length, flush.clip - offset), block, 0)
+                for offset, length, block in pieces
+                if block is not None and offset < flush.clip
             )
             if end > request.offset:
                 edits.append(Edit(request.offset, end, extents))
-            self._keep_tail(request, result, now)
-        self._flushing = None
-        self._fresh_flushing = []
-        self._requests = []
         return edits
 
-    def _keep_tail(self, request: Request, result: Stored, now: float) -> None:
-        end = request.offset + request.length
-        if result.tail:
-            start = end - result.tail
-            if start < self._clip:
-                self.dirty.put_under(start, request.last(result.tail)[: self._clip - start])
-                self._fresh.append((start, end))
-                self._mark(now)
-        elif end == self.size and end <= self._clip:
-            offset, length, _ = result.pieces[-1]
-            untouched = not self.dirty.overlay(offset, length)
-            self._tail = (offset, request.last(length)) if result.provisional and untouched else None
-
     def abort_flush(self, now: float) -> None:
-        """The flush failed: what it took is dirty again, under what was written since."""
-        if self._flushing is not None:
-            for run in self._flushing.runs():
-                self.dirty.put_under(run.offset, b"".join(run.chunks))
-            self._flushing = None
-            self._requests = []
-            self._fresh += self._fresh_flushing
-            self._fresh_flushing = []
-            self._mark(now)
+        """The newest flush failed, and all that are older are to follow: what it took is dirty again, under what was
+        written since."""
+        flush = self._flushes.pop()
+        for run in flush.ranges.runs():
+            self.dirty.put_under(run.offset, b"".join(run.chunks))
+        self._fresh += flush.fresh
+        self._tail = None
+        self._mark(now)
 
     def _mark(self, now: float) -> None:
         if self.dirty and self.dirty_since is None:

@@ -5,22 +5,30 @@ Above: `volume.Volume` (write, fsync, drain). Below: `file.file`, `block.writer`
 Invariants.
 - The order of every flush, asked for or not: frames durable in the staged pack, then the extents, size and times of
   their files in one step of the database. Metadata never refers to a block that is not durable.
-- One flush at a time, under `lock`; between `begin_flush` and its `finish_flush` or `abort_flush` new writes go to
-  fresh dirty ranges, truncations clip what is being flushed.
+- Flushes are under `lock`. While there is much to flush, and nobody waits for the lock, one batch is cut while the ones
+  before it are on their way to the disk; they are committed in the order in which they began, and where one fails, so
+  do those behind it. Between the beginning of a flush and its end new writes go to fresh dirty ranges, truncations clip
+  what is being flushed.
 - What an intent made durable of a file is flushed as a whole, and the step that commits it ends the intent.
 - Callers that wait together share a flush: who gets the lock takes every file that was asked for until then.
 """
 
 import logging
+import math
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import islice
 
 import trio
 
-from infinitfs.block.writer import BlockWriter, Request
+from infinitfs.block.batch import Cut, Request
+from infinitfs.block.writer import BlockWriter, Storing
 from infinitfs.errors import InfinitfsError, NoSpace, NoSuchEntry
 from infinitfs.file.dirty import Bytes
 from infinitfs.file.extents import Edit
 from infinitfs.file.file import File
+from infinitfs.transfer.background import together
 from infinitfs.volume.blocks import Blocks
 from infinitfs.volume.intents import Change, Intents
 from infinitfs.volume.namespace import Namespace
@@ -41,6 +49,17 @@ _ENTRY = 16  # bytes, more than what an intent says of a piece beside its own
 _STRIDE = 256  # ranges that are looked at without letting another task run
 _TAILS = 16 * 2**20  # bytes of last blocks that all files together may keep
 _STEP = 16  # files that are committed without letting another task run
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Files that are flushed together, and how many requests each has; `intended` is the last intent before."""
+
+    intended: int
+    files: deque[tuple[File, int]] = field(default_factory=deque)
+    cuts: list[Cut] = field(default_factory=list)
+    size: int = 0
+    """Bytes that it has taken."""
 
 
 class WriteBack:
@@ -70,6 +89,7 @@ class WriteBack:
         self._wanted: dict[int, File] = {}
         self._tails: dict[int, tuple[File, int]] = {}
         self._tail_bytes = 0
+        self._batches: deque[_Batch] = deque()  # that are being flushed, the oldest first
         self._wake = trio.Event()
         self._flushed = trio.Event()
         self.trouble: InfinitfsError | None = None
@@ -95,7 +115,7 @@ class WriteBack:
         while self.bytes >= FULL:
             if self.trouble is not None:
                 raise self.trouble
-            self._wake.set()
+            self._stir()
             await self._flushed.wait()
 
     def _check_room(self, length: int) -> None:
@@ -108,7 +128,7 @@ class WriteBack:
         self.bytes += file.bytes_in_memory - before
         self._dirty[file.ino] = file
         if self.bytes >= MOST or self.bytes >= HIGH > self.bytes - len(data):
-            self._wake.set()
+            self._stir()
 
     def truncate(self, file: File, size: int) -> None:
         before = file.bytes_in_memory
@@ -206,8 +226,7 @@ class WriteBack:
             await self._flush_wanted(closed, whole=False)
         if self.bytes < MOST:
             return
-        stored = await self._flush_wanted(list(self._dirty.values()), whole=False)
-        if stored < HIGH // 2:
+        if await self._flush_wanted(list(self._dirty.values()), whole=False, on_and_on=True) < HIGH // 2:
             await self._flush_wanted(list(self._dirty.values()), whole=True)
 
     async def flush(self, files: Iterable[File]) -> None:
@@ -221,8 +240,9 @@ class WriteBack:
     async def flush_all(self) -> None:
         await self.flush(list(self._dirty.values()))
 
-    async def _flush_wanted(self, files: Iterable[File], *, whole: bool) -> int:
-        """Flush these files, and with `whole` those that are asked for; returns how many bytes became clean."""
+    async def _flush_wanted(self, files: Iterable[File], *, whole: bool, on_and_on: bool = False) -> int:
+        """Flush these files, and with `whole` those that are asked for; returns how many bytes became clean, with
+        `on_and_on` those of the last batch."""
         async with self._lock:
             batch = {file.ino: file for file in files}
             if whole:
@@ -235,44 +255,97 @@ class WriteBack:
                 self._publisher.flushing()
                 try:
                     with trio.CancelScope(shield=True):
-                        return await self._flush_batch(dirty, whole)
+                        return await self._flush_batches(dirty, whole, on_and_on)
+                except BaseException as error:
+                    self._abort(error)
+                    raise
                 finally:
                     self._publisher.flushed(everything=not self._dirty)
             return 0
 
-    async def _flush_batch(self, files: list[File], whole: bool) -> int:
-        """One batch through the block writer; on failure every file is as dirty as before, and knows why."""
+    async def _flush_batches(self, files: list[File], whole: bool, on_and_on: bool) -> int:
+        to_commit, batches = trio.open_memory_channel[_Batch](math.inf)
+        async with together() as nursery, to_commit, self._writer.storing(self._stir) as storing:
+            nursery.start_soon(self._commit_in_order, batches, storing)
+            stored = await self._cut_batch(files, whole, storing, to_commit)
+            while on_and_on and stored >= HIGH // 2 and await self._gets_dirty(storing):
+                files = [file for file in self._dirty.values() if file.dirty]
+                stored = await self._cut_batch(files, whole, storing, to_commit)
+        return stored
+
+    async def _gets_dirty(self, storing: Storing) -> bool:
+        """Whether enough for another batch does while others are on their way to the disk. Not where somebody waits."""
+        while not self._lock.statistics().tasks_waiting:
+            if self.bytes - sum(batch.size for batch in self._batches) >= HIGH:
+                return True
+            if not storing.busy:
+                break
+            self._wake = trio.Event()
+            await self._wake.wait()
+        self._stir()
+        return False
+
+    def _stir(self) -> None:
+        """Whether there is something to flush is to be asked again."""
+        self._wake.set()
+
+    async def _cut_batch(
+        self, files: list[File], whole: bool, storing: Storing, to_commit: trio.MemorySendChannel[_Batch]
+    ) -> int:
+        """Returns how many bytes are on their way."""
+        batch = _Batch(self._intents.last)
+        self._batches.append(batch)
         requests: list[Request] = []
-        spans: list[tuple[File, int, int]] = []
-        intended = self._intents.last
         for file in files:
             taken = file.begin_flush(whole=whole or file.opens == 0 or self._intents.holds(file.ino))
-            spans.append((file, len(requests), len(requests) + len(taken)))
+            batch.files.append((file, len(taken)))
             requests.extend(taken)
-        try:
-            stored = await self._writer.store(requests) if requests else []
-        except BaseException as error:
-            for file in files:
-                file.abort_flush(trio.current_time())
-                if isinstance(error, InfinitfsError):
-                    file.error = error
-            if isinstance(error, InfinitfsError):
-                self.trouble = error
-                self._notify()
-            raise
-        self.trouble = None
-        for number, (file, first, last) in enumerate(spans):
-            # One step a file: its extents, its size and what is left of it in memory. Between files others may run.
-            if number % _STEP == _STEP - 1:
+        batch.size = sum(request.length for request in requests)
+        batch.cuts = await storing.cut(requests)
+        cuts = iter(batch.cuts)
+        for number, (file, count) in enumerate(batch.files):
+            if number % _STRIDE == _STRIDE - 1:
                 await trio.lowlevel.checkpoint()
             before = file.bytes_in_memory
-            self._commit(file, file.finish_flush(stored[first:last], trio.current_time()))
-            self._intents.contain(file.ino, intended if file.dirty else self._intents.last)
+            file.note_cut([cut.ending for cut in islice(cuts, count)], trio.current_time())
             self.bytes += file.bytes_in_memory - before
-            self._keep_tail(file)
-        self._publisher.changed()
-        self._notify()
-        return sum(request.length for request in requests) - sum(result.tail for result in stored)
+        batch.size -= sum(cut.ending.tail for cut in batch.cuts)
+        to_commit.send_nowait(batch)
+        return batch.size
+
+    async def _commit_in_order(self, batches: trio.MemoryReceiveChannel[_Batch], storing: Storing) -> None:
+        async for batch in batches:
+            stored = iter(await storing.stored(batch.cuts))
+            with trio.CancelScope(shield=True):  # a batch behind it may fail meanwhile
+                self.trouble = None
+                while batch.files:
+                    # One step a file: its extents, its size and what is left of it in memory. Between files others may
+                    # run.
+                    if len(batch.files) % _STEP == 0:
+                        await trio.lowlevel.checkpoint()
+                    file, count = batch.files.popleft()
+                    before = file.bytes_in_memory
+                    self._commit(file, file.finish_flush(list(islice(stored, count))))
+                    self._intents.contain(file.ino, batch.intended if file.has_content else self._intents.last)
+                    self.bytes += file.bytes_in_memory - before
+                    self._keep_tail(file)
+            self._batches.popleft()
+            self._publisher.changed()
+            self._notify()
+            self._stir()
+
+    def _abort(self, error: BaseException) -> None:
+        """Every file is as dirty as before, and knows why."""
+        while self._batches:
+            for file, _ in self._batches.pop().files:
+                before = file.bytes_in_memory
+                file.abort_flush(trio.current_time())
+                self.bytes += file.bytes_in_memory - before
+                if isinstance(error, InfinitfsError):
+                    file.error = error
+        if isinstance(error, InfinitfsError):
+            self.trouble = error
+            self._notify()
 
     def _keep_tail(self, file: File) -> None:
         """Count what open files keep of their last blocks; the ones flushed longest ago give theirs up."""
@@ -310,13 +383,13 @@ class WriteBack:
         if edits:
             fields["allocated"] = self._blocks.edit(file.ino, edits, inode.allocated)
             stored_end = max(edit.end for edit in edits)
-            fields["size"] = max(inode.size, min(file.size, stored_end)) if file.dirty else file.size
+            fields["size"] = max(inode.size, min(file.size, stored_end)) if file.has_content else file.size
         if file.mtime is not None:
             fields["mtime"] = file.mtime
         if file.ctime is not None:
             fields["ctime"] = file.ctime
         file.error = None
-        if not file.dirty:  # else an intent that is left may bring older times back, and the next one must have these
+        if not file.has_content:  # else an intent that is left may bring older times back: the next must have these
             file.mtime = file.ctime = None
             self._dirty.pop(file.ino, None)
             self.at_clean(file)

@@ -4,24 +4,26 @@ import errno
 import os
 import random
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from unittest import mock
 
 import pytest
 import trio
+import trio.testing
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infinitfs.block import writer as writer_module
+from infinitfs.block.batch import Request, Stored
 from infinitfs.block.cutting import ContentCutter, Cutter, FixedCutter
 from infinitfs.block.index import NewFrame
 from infinitfs.block.pack import index_span, open_index
 from infinitfs.block.staging import Staging
-from infinitfs.block.writer import BlockWriter, Request, Stored
+from infinitfs.block.writer import BlockWriter
 from infinitfs.errors import LocalDiskFailed, NoSpace
 from infinitfs.keys.frame import SEGMENT_SIZE, FrameType, sealed_size
 from infinitfs.keys.ring import Purpose
@@ -43,6 +45,21 @@ def noise(size: int, seed: int = 0) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
+class Result(NamedTuple):
+    """What became of a request."""
+
+    pieces: Stored
+    tail: int
+    provisional: int
+
+
+async def store(writer: BlockWriter, requests: Sequence[Request]) -> list[Result]:
+    """One batch alone."""
+    async with writer.storing(lambda: None) as storing:
+        cuts = await storing.cut(requests)
+    return [Result(one, *cut.ending) for cut, one in zip(cuts, await storing.stored(cuts), strict=True)]
+
+
 class Writing:
     """A writer over real staging in `folder`, and what it said when a pack was closed."""
 
@@ -61,8 +78,8 @@ class Writing:
         self.index.sizes[pack] = self.staging.close_full(pack)
         self.closed.append((pack, self.index.sizes[pack]))
 
-    async def store(self, *data: bytes) -> list[Stored]:
-        return await self.writer.store([Request(0, (each,), True) for each in data])
+    async def store(self, *data: bytes) -> list[Result]:
+        return await store(self.writer, [Request(0, (each,), True) for each in data])
 
     def sealed(self, frame: NewFrame) -> bytes:
         return self.staging.read(frame.pack, frame.offset, frame.length)
@@ -74,7 +91,7 @@ class Writing:
         assert len(data) == frame.size and self.ring.block_id(data) == frame.id
         return data
 
-    def content(self, stored: Stored) -> bytes:
+    def content(self, stored: Result) -> bytes:
         return b"".join(bytes(length) if block is None else self.block(block) for _, length, block in stored.pieces)
 
 
@@ -85,7 +102,7 @@ def writing(tmp_path: Path) -> Writing:
 
 async def test_pieces_are_the_request_in_order(writing: Writing) -> None:
     data = noise(50 * KI)
-    (stored,) = await writing.writer.store([Request(12_345, (data,), True)])
+    (stored,) = await store(writing.writer, [Request(12_345, (data,), True)])
     assert writing.content(stored) == data
     offsets = [offset for offset, _, _ in stored.pieces]
     lengths = [length for _, length, _ in stored.pieces]
@@ -127,10 +144,10 @@ async def test_noise_is_not_compressed_to_find_that_out(tmp_path: Path) -> None:
 
 async def test_what_no_cut_ended_is_the_tail(writing: Writing) -> None:
     data = noise(50 * KI)
-    (stored,) = await writing.writer.store([Request(0, (data,), False)])
+    (stored,) = await store(writing.writer, [Request(0, (data,), False)])
     assert stored.tail > 0 and not stored.provisional
     assert writing.content(stored) == data[: -stored.tail]
-    (rest,) = await writing.writer.store([Request(len(data) - stored.tail, (data[-stored.tail :],), True)])
+    (rest,) = await store(writing.writer, [Request(len(data) - stored.tail, (data[-stored.tail :],), True)])
     (whole,) = await writing.store(data)
     assert [block for _, _, block in whole.pieces] == [block for _, _, block in stored.pieces + rest.pieces]
 
@@ -150,7 +167,7 @@ async def test_a_piece_is_provisional_where_the_end_of_the_request_ended_it(
 ) -> None:
     writing = Writing(tmp_path, FixedCutter(512))
     (stored,) = await writing.store(data)
-    assert stored.provisional is provisional
+    assert stored.provisional == (len(data) % 512 if provisional else 0)
 
 
 @pytest.mark.parametrize("cutter", [SMALL, FixedCutter(5 * KI)])
@@ -178,7 +195,7 @@ def test_a_batch_is_cut_as_if_it_lay_in_one_place(
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(writer_module, "_WINDOW", window):
         staging = make_staging(Path(folder), ring, inline)
         writer = BlockWriter(ring, cutter, index, staging, inline, pack_size=2**20, at_full=print)
-        stored = trio.run(writer.store, requests)
+        stored = trio.run(store, writer, requests)
         staging.close()
     for request, found in zip(requests, stored, strict=True):
         whole = b"".join(request.chunks)
@@ -194,7 +211,7 @@ def test_a_batch_is_cut_as_if_it_lay_in_one_place(
         if found.pieces and found.pieces[-1][2] is not None:
             last = found.pieces[-1][1]
             early = final and not cutter(whole[-last:], request.offset + len(whole) - last, False)
-            assert found.provisional == early
+            assert found.provisional == (last if early else 0)
         else:
             assert not found.provisional
 
@@ -225,13 +242,13 @@ async def test_known_blocks_are_not_stored_again(writing: Writing) -> None:
 
 
 async def test_an_empty_batch_is_nothing(writing: Writing) -> None:
-    assert await writing.writer.store([]) == []
+    assert await store(writing.writer, []) == []
 
 
 async def test_what_compresses_is_smaller_and_what_does_not_stays_as_it_is(writing: Writing) -> None:
     text, random_bytes = b"all work and no play " * 500, noise(10_000)
-    (first,) = await writing.writer.store([Request(0, (text,), True)])
-    (second,) = await writing.writer.store([Request(0, (random_bytes,), True)])
+    (first,) = await store(writing.writer, [Request(0, (text,), True)])
+    (second,) = await store(writing.writer, [Request(0, (random_bytes,), True)])
     assert writing.content(first) == text and writing.content(second) == random_bytes
     flags = {}
     for number, frame in writing.index.frames.items():
@@ -259,6 +276,28 @@ async def test_packs_end_at_their_size(tmp_path: Path) -> None:
         assert [(e.id, e.offset, e.length, e.size) for e in entries] == [
             (f.id, f.offset, f.length, f.size) for f in frames
         ]
+
+
+async def test_batches_of_a_stream_fill_packs_together(tmp_path: Path) -> None:
+    """One is stored as soon as it is durable; what fills no pack waits for the next, or for the end."""
+    writing = Writing(tmp_path, FixedCutter(4 * KI), pack_size=20 * KI)
+    progress: list[bool] = []
+    async with writing.writer.storing(lambda: progress.append(storing.busy)) as storing:
+        first = await storing.cut([Request(0, (noise(28 * KI, 1),), True)])
+        second = await storing.cut([Request(0, (noise(16 * KI, 2),), True), Request(0, (noise(8 * KI, 1),), True)])
+        with trio.fail_after(5):
+            (one,) = await storing.stored(first)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not storing.busy and progress[-1] is False, "one block waits for others"
+        assert len(writing.index.frames) == 10 and len(writing.closed) == 2
+        with trio.move_on_after(0.05) as waiting:
+            await storing.stored(second)
+        assert waiting.cancelled_caught
+    two, known = await storing.stored(second)
+    assert [block for _, _, block in known] == [block for _, _, block in one][:2]
+    for pieces, seed in ((one, 1), (two, 2)):
+        data = noise(28 * KI if seed == 1 else 16 * KI, seed)
+        assert b"".join(writing.block(block or 0) for _, _, block in pieces) == data
 
 
 async def test_small_batches_fill_one_pack(writing: Writing) -> None:

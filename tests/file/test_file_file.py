@@ -1,6 +1,7 @@
 """A file in memory over its extents, against plain bytes, in every interleaving of writes and flushes."""
 
 import random
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,8 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from infinitfs.block.batch import Ending, Request, Stored
 from infinitfs.block.cutting import ContentCutter, Cutter, FixedCutter
-from infinitfs.block.writer import Request, Stored
 from infinitfs.file.dirty import Bytes
 from infinitfs.file.extents import Edit, Extent, edited
 from infinitfs.file.file import File
@@ -30,10 +31,11 @@ class Store:
         self.blocks: list[bytes] = []
         self.extents: list[Extent] = []
 
-    def store(self, requests: Sequence[Request]) -> list[Stored]:
-        return [self._store(each.offset, b"".join(each.chunks), each.final) for each in requests]
+    def store(self, requests: Sequence[Request]) -> tuple[list[Ending], list[Stored]]:
+        done = [self._store(each.offset, b"".join(each.chunks), each.final) for each in requests]
+        return [ending for ending, _ in done], [stored for _, stored in done]
 
-    def _store(self, offset: int, data: bytes, final: bool) -> Stored:
+    def _store(self, offset: int, data: bytes, final: bool) -> tuple[Ending, Stored]:
         pieces: list[tuple[int, int, int | None]] = []
         start = 0
         for length, fingerprint in self.cutter(data, offset, final):
@@ -43,11 +45,11 @@ class Store:
                 self.blocks.append(data[start : start + length])
             pieces.append((offset + start, length, block))
             start += length
-        provisional = False
+        provisional = 0
         if final and pieces[-1][2] is not None:
             at, length, _ = pieces[-1]
-            provisional = not self.cutter(data[-length:], at, False)
-        return Stored(tuple(pieces), len(data) - start, provisional)
+            provisional = 0 if self.cutter(data[-length:], at, False) else length
+        return Ending(len(data) - start, provisional), tuple(pieces)
 
     def edit(self, edits: Sequence[Edit]) -> None:
         for edit in edits:
@@ -63,9 +65,16 @@ class Store:
 
 
 def flush(file: File, store: Store, *, whole: bool = True) -> list[Edit]:
-    edits = file.finish_flush(store.store(file.begin_flush(whole=whole)), 0.0)
+    edits = finish(file, store, file.begin_flush(whole=whole))
     store.edit(edits)
     return edits
+
+
+def finish(file: File, store: Store, taken: Sequence[Request], now: float = 0.0) -> list[Edit]:
+    """The end of a flush that has no other behind it."""
+    endings, stored = store.store(taken)
+    file.note_cut(endings, now)
+    return file.finish_flush(stored)
 
 
 def content_of(file: File, store: Store) -> bytes:
@@ -82,7 +91,7 @@ def contents(draw: st.DrawFn) -> bytes:
     return b"".join(bytes(length) if zero else random.Random(seed).randbytes(length) for zero, length, seed in parts)
 
 
-@dataclass
+@dataclass(eq=False)
 class Intent:
     """What an fsync made durable without a flush."""
 
@@ -95,10 +104,12 @@ class AgainstBytes(RuleBasedStateMachine):
         super().__init__()
         self.file = File(1, 0)
         self.model = bytearray()
-        self.taken: list[Request] | None = None
+        self.taken: list[Request] | None = None  # by a flush that is not cut yet
+        self.cut: deque[list[Stored]] = deque()  # what became of those that are, the oldest first
         self.now = 0.0
         self.intents: list[Intent] = []
-        self.taken_intents = 0
+        self.taken_intents: deque[Intent | None] = deque()
+        """The last one before each flush."""
         self.fsynced: list[set[int]] = []
         """What each byte was at the last fsync, and has been since."""
 
@@ -154,22 +165,33 @@ class AgainstBytes(RuleBasedStateMachine):
     @rule(whole=st.booleans())
     def flush(self, whole: bool) -> None:
         self.begin(whole)
-        self.finish()
+        self.cut_it()
 
     @precondition(lambda self: self.taken is None)
     @rule(whole=st.booleans())
     def begin(self, whole: bool) -> None:
         self.taken = self.file.begin_flush(whole=whole or bool(self.intents))
-        self.taken_intents = len(self.intents)
+        self.taken_intents.append(self.intents[-1] if self.intents else None)
 
     @precondition(lambda self: self.taken is not None)
     @rule()
-    def finish(self) -> None:
+    def cut_it(self) -> None:
         assert self.taken is not None
         self.now += 1
-        self.store.edit(self.file.finish_flush(self.store.store(self.taken), self.now))
+        endings, stored = self.store.store(self.taken)
+        self.file.note_cut(endings, self.now)
         self.taken = None
-        del self.intents[: self.taken_intents if self.file.dirty else None]
+        self.cut.append(stored)
+
+    @precondition(lambda self: self.cut)
+    @rule()
+    def finish(self) -> None:
+        self.store.edit(self.file.finish_flush(self.cut.popleft()))
+        last = self.taken_intents.popleft()
+        if not self.file.has_content:
+            self.intents.clear()
+        elif last in self.intents:
+            del self.intents[: self.intents.index(last) + 1]
 
     @rule(kept=st.booleans())
     def fsync(self, kept: bool) -> None:
@@ -191,11 +213,15 @@ class AgainstBytes(RuleBasedStateMachine):
                 left[offset : max(offset, end)] = piece[: max(0, end - offset)]
         assert all(byte in allowed for byte, allowed in zip(left, self.fsynced, strict=False))
 
-    @precondition(lambda self: self.taken is not None)
+    @precondition(lambda self: self.taken_intents)
     @rule()
     def abort(self) -> None:
+        """One fails, and so do all behind it."""
         self.now += 1
-        self.file.abort_flush(self.now)
+        while self.taken_intents:
+            self.file.abort_flush(self.now)
+            self.taken_intents.pop()
+        self.cut.clear()
         self.taken = None
 
     @invariant()
@@ -218,6 +244,8 @@ class AgainstBytes(RuleBasedStateMachine):
     def teardown(self) -> None:
         """After everything was flushed whole, the extents alone are the content."""
         if self.taken is not None:
+            self.cut_it()
+        while self.cut:
             self.finish()
         flush(self.file, self.store)
         assert not self.file.needs_flush and self.file.bytes_in_memory == 0
@@ -248,8 +276,10 @@ def test_a_stream_in_windows_is_cut_as_in_one_piece() -> None:
 def test_a_tail_stays_dirty_until_a_whole_flush() -> None:
     file, store = File(1, 0), Store(FixedCutter(64))
     file.write(0, noise(100), 3.0)
-    edits = file.finish_flush(store.store(file.begin_flush(whole=False)), 8.0)
-    assert edits == [Edit(0, 64, (Extent(0, 64, 0, 0),))]
+    endings, stored = store.store(file.begin_flush(whole=False))
+    file.note_cut(endings, 8.0)
+    assert file.bytes_in_memory == 100, "it does not count twice"
+    assert file.finish_flush(stored) == [Edit(0, 64, (Extent(0, 64, 0, 0),))]
     assert [run.offset for run in file.dirty.runs()] == [64]
     assert file.dirty_since == 8.0 and file.bytes_in_memory == 36
 
@@ -310,7 +340,7 @@ def test_a_truncation_in_the_middle_of_a_flush_takes_nothing_back() -> None:
     taken = file.begin_flush(whole=True)
     file.truncate(300)
     file.truncate(1000)
-    edits = file.finish_flush(store.store(taken), 0.0)
+    edits = finish(file, store, taken, 0.0)
     assert max(edit.end for edit in edits) == 300
     store.edit(edits)
     assert content_of(file, store) == noise(1000)[:300] + bytes(700)
@@ -339,7 +369,7 @@ def test_times_alone_ask_for_a_flush_without_data() -> None:
     file.mtime = 5
     assert file.needs_flush
     assert file.begin_flush(whole=True) == []
-    assert file.finish_flush(store.store([]), 0.0) == []
+    assert finish(file, store, [], 0.0) == []
     assert file.mtime == 5, "whoever stores the times takes them"
 
 
@@ -358,7 +388,7 @@ def test_a_provisional_block_that_was_changed_while_it_was_flushed_is_not_cut_ag
     if changed == "cut and grown":
         file.truncate(100)
         model.extend(bytes(40))
-    store.edit(file.finish_flush(store.store(taken), 0.0))
+    store.edit(finish(file, store, taken, 0.0))
     file.write(len(model), noise(100, seed=1), 0.0)
     model += noise(100, seed=1)
     flush(file, store)
@@ -372,7 +402,7 @@ def test_a_tail_that_was_cut_off_while_it_was_flushed_does_not_come_back(size: i
     file.write(0, noise(100), 0.0)
     taken = file.begin_flush(whole=False)
     file.truncate(size)
-    store.edit(file.finish_flush(store.store(taken), 0.0))
+    store.edit(finish(file, store, taken, 0.0))
     assert file.bytes_in_memory == max(0, size - 64)
     file.truncate(100)
     assert content_of(file, store) == noise(100)[:size] + bytes(100 - size)

@@ -3,7 +3,7 @@
 import errno
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -14,7 +14,8 @@ import trio.testing
 from trio.testing import MockClock
 
 from infinitfs.block import growing
-from infinitfs.block.writer import BlockWriter, Request, Stored
+from infinitfs.block.batch import Cut, Request
+from infinitfs.block.writer import Storing
 from infinitfs.errors import Fenced, LocalDiskFailed, NoSpace
 from infinitfs.file.dirty import Bytes
 from infinitfs.file.file import File
@@ -24,6 +25,7 @@ from infinitfs.volume import writeback
 from infinitfs.volume.namespace import ROOT
 from infinitfs.volume.schema import ADDED
 from infinitfs.volume.volume import Volume
+from tests.support.held import Held
 from tests.support.volumes import (
     START,
     WallClock,
@@ -55,33 +57,15 @@ def files(home: Path) -> list[Path]:
     return sorted(folders_of(home, OPENED).intents.iterdir())
 
 
-class Held:
-    """An offload that waits, once `holding`, before each call of the named function, and then makes it or fails."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.holding = False
-        self.failure: Exception | None = None
-        self.go = trio.Event()
-
-    async def __call__(self, call: Callable[[], T]) -> T:
-        await trio.lowlevel.checkpoint()
-        if self.holding and getattr(getattr(call, "func", call), "__name__", "") == self.name:
-            await self.go.wait()
-            if self.failure is not None:
-                raise self.failure
-        return call()
-
-
 def slow_flushes(patched: pytest.MonkeyPatch, seconds: float = 20) -> None:
     """Each batch waits for a while before anything of it is stored."""
-    store = BlockWriter.store
+    whole = Storing.cut
 
-    async def slowly(writer: BlockWriter, requests: list[Request]) -> list[Stored]:
+    async def slowly(storing: Storing, requests: Sequence[Request]) -> list[Cut]:
         await trio.sleep(seconds)
-        return await store(writer, requests)
+        return await whole(storing, requests)
 
-    patched.setattr(BlockWriter, "store", slowly)
+    patched.setattr(Storing, "cut", slowly)
 
 
 class Crash:

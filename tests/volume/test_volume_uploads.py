@@ -8,7 +8,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from infinitfs.block.writer import BlockWriter, Request, Stored
+from infinitfs.block.batch import Cut, Stored
+from infinitfs.block.writer import Storing
 from infinitfs.storage.base import Buffer
 from infinitfs.storage.memory import MemoryStorage
 from infinitfs.volume import writeback
@@ -34,14 +35,14 @@ class TimedStorage(MemoryStorage):
 
 def slow_flushes(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Every batch takes so long, with its packs closed at its beginning."""
-    store = BlockWriter.store
+    whole = Storing.stored
 
-    async def slowly(writer: BlockWriter, requests: Sequence[Request]) -> list[Stored]:
-        stored = await store(writer, requests)
+    async def slowly(storing: Storing, cuts: Sequence[Cut]) -> list[Stored]:
+        stored = await whole(storing, cuts)
         await trio.sleep(seconds)
         return stored
 
-    monkeypatch.setattr(BlockWriter, "store", slowly)
+    monkeypatch.setattr(Storing, "stored", slowly)
 
 
 @pytest.mark.parametrize("flush", [0.5, 20.0])

@@ -8,7 +8,7 @@ what the code of this life does after that is seen by nobody.
 import functools
 from collections import Counter
 from collections.abc import Callable, Collection
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, ExitStack
 from pathlib import Path
 from random import Random
 from typing import TypeVar, cast
@@ -42,6 +42,7 @@ T = TypeVar("T")
 
 _EPOCH = 1_700_000_000 * 10**9
 _STUCK = 3 * 3600.0
+_SMALL_MEMORY = {"HIGH": 12 * 1024, "MOST": 24 * 1024, "FULL": 64 * 1024}
 _CHECKS = 3
 """Looks at the storage through another home, in one life at most."""
 
@@ -57,7 +58,7 @@ class World:
         self.crash_at = set(crash_at)
         self.identity = Identity(bytes(32), bytes(range(32)))
         self.storage = MemoryStorage()
-        self.history = History()
+        self.history = History(tears=self.is_small)
         self.local = Floor()
         """What must be there after a power cut."""
         self.remote = Floor()
@@ -68,6 +69,11 @@ class World:
         self.crashes: Counter[tuple[str, str]] = Counter()
         self._ticks = 0
         self._homes = 0
+
+    @property
+    def is_small(self) -> bool:
+        """Whether packs and memory are, as in every third world."""
+        return self.seed % 3 == 0
 
     def note(self, text: str) -> None:
         self.trace.append(f"{trio.current_time():.3f} {text}")
@@ -225,8 +231,12 @@ class Life:
     async def run(self) -> None:
         """Return at the crash or the end. Raises Lost, and any error that should not have come."""
         self._disk.point = self.point
-        # Worlds write little: some of them make blocks of all that is fsynced, others only of what is least.
-        with mock.patch.multiple(writeback, _LITTLE=self._little, _PIECE=min(writeback._PIECE, self._little)):
+        # Worlds write little: some of them make blocks of all that is fsynced, others only of what is least; and where
+        # memory is small, one batch is cut while others are on their way.
+        with ExitStack() as patched:
+            sizes = {"_LITTLE": self._little, "_PIECE": min(writeback._PIECE, self._little)}
+            for name, size in (sizes | (_SMALL_MEMORY if self.world.is_small else {})).items():
+                patched.enter_context(mock.patch.object(writeback, name, size))
             await self._run()
 
     async def _run(self) -> None:

@@ -25,8 +25,9 @@ What counts as synced (`Floor`):
 What was left is the state that history goes on from: changes that were lost are struck from it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 
 ROOT = 1
 AGE = 15.0
@@ -167,14 +168,20 @@ class Lost(AssertionError):
 
 @dataclass(frozen=True)
 class Match:
-    """Where in history something is: its last change of the namespace, and of each content."""
+    """Where in history something is: its last change of the namespace, and of each content. `torn` contents have of
+    some later writes a part."""
 
     namespace: int
     contents: Mapping[int, int]
+    torn: Mapping[int, bytes]
 
 
 class History:
-    def __init__(self) -> None:
+    """With `tears` a crash may leave a part of what was written since the last fsync: where memory is small, what ends
+    at a cut point is flushed before the rest."""
+
+    def __init__(self, *, tears: bool = False) -> None:
+        self._tears = tears
         self.changes: list[Change] = []
         self.last = 0
         self.tree = Tree()
@@ -238,9 +245,9 @@ class History:
             until = steps[at].number if at < len(steps) else self.last + 1
             wrong = differences(tree, seen.tree)
             if not wrong:
-                found, wrong = self._contents(seen, floor, here, until)
+                found, torn, wrong = self._contents(seen, floor, here, until)
                 if not wrong:
-                    return Match(here, found)
+                    return Match(here, found, torn)
                 problem = f"with the namespace after change {here}: {wrong}"
             problem = problem or f"the namespace after change {here} differs: {wrong}"
             if at == len(steps):
@@ -253,30 +260,32 @@ class History:
         assert change.apply is not None
         change.apply(tree)
 
-    def _contents(self, seen: Seen, floor: Floor, here: int, until: int) -> tuple[dict[int, int], str]:
-        found = {}
+    def _contents(
+        self, seen: Seen, floor: Floor, here: int, until: int
+    ) -> tuple[dict[int, int], dict[int, bytes], str]:
+        found, torn = {}, {}
         for ino, content in seen.contents.items():
             synced = [upto for when, which, upto in self._fsyncs if which == ino and when < here]
             least = max([floor.of(ino), *synced])
-            moment = self._moment(ino, content, least, here, until)
+            moments = self._moments(ino, least, until)
+            moment = next((m for m in moments if self.content(ino, m, here) == content), None)
             if moment is None:
-                return {}, self._explain(ino, content, least, here)
+                if not self._tears or not _is_torn(content, [self.content(ino, m, here) for m in moments]):
+                    return {}, {}, self._explain(ino, content, least, here)
+                moment, torn[ino] = least, content
             found[ino] = moment
             allowed = self._mtimes(ino, least, until)
             if seen.mtimes[ino] not in allowed:
-                return {}, f"the modification time of inode {ino} is {seen.mtimes[ino]}, not one of {sorted(allowed)}"
-        return found, ""
+                wrong = f"the modification time of inode {ino} is {seen.mtimes[ino]}, not one of {sorted(allowed)}"
+                return {}, {}, wrong
+        return found, torn, ""
 
-    def _moment(self, ino: int, content: bytes, floor: int, here: int, until: int) -> int | None:
-        """The latest moment at which the file was what is there, None where it never was."""
+    def _moments(self, ino: int, floor: int, until: int) -> list[int]:
+        """The moments from which on the content may be what it is, the latest first."""
         writes = [
             c.number for c in self.changes if c.data is not None and c.data.ino == ino and c.data.data is not None
         ]
-        moments = [number for number in writes if floor < number < until]
-        for moment in [*reversed(moments), floor]:
-            if self.content(ino, moment, here) == content:
-                return moment
-        return None
+        return [*(number for number in reversed(writes) if floor < number < until), floor]
 
     def _explain(self, ino: int, content: bytes, floor: int, here: int) -> str:
         wanted = self.content(ino, floor, here)
@@ -317,7 +326,19 @@ class History:
         for change in self.changes:
             if change.apply is not None:
                 change.apply(self.tree)
+        for ino, content in match.torn.items():
+            self.record(time, "torn", data=Data(ino, 0, None))
+            self.record(time, "torn", data=Data(ino, 0, content))
         self.record(time, "opened", mtimes=seen.mtimes)
+
+
+def _is_torn(content: bytes, moments: Sequence[bytes]) -> bool:
+    """Whether every byte is what it was at one of the moments, and so is the length or lies between."""
+    lengths = [len(moment) for moment in moments]
+    if not min(lengths) <= len(content) <= max(lengths):
+        return False
+    columns = zip_longest(content, *(moment[: len(content)] for moment in moments), fillvalue=0)
+    return all(byte in allowed for byte, *allowed in columns)
 
 
 def differences(one: Tree, other: Tree) -> str:

@@ -29,7 +29,7 @@ from tests.support.world.model import Floor
 KIB = 1024
 PARAMETERS = Parameters(minimum=4 * KIB, target=8 * KIB, maximum=16 * KIB, zeros=4 * KIB, pack=64 * KIB)
 SMALL_PACK = 8 * KIB
-"""In every third world, so that one flush fills several, which are written beside one another."""
+"""In small worlds, so that one flush fills several, which are written beside one another."""
 _MEMORY = Path("/dev/shm")
 _watch = Watch()
 
@@ -120,6 +120,6 @@ def _volume(world: World) -> OpenedVolume:
     """The volume without its descriptor, which is never the same twice (HPKE) and says nothing more."""
     public = world.identity.public
     ring = KeyRing.generate(seeded(world.source.randbytes(8)))
-    parameters = PARAMETERS if world.seed % 3 else msgspec.structs.replace(PARAMETERS, pack=SMALL_PACK)
+    parameters = msgspec.structs.replace(PARAMETERS, pack=SMALL_PACK) if world.is_small else PARAMETERS
     members = (Member("user", public),)
     return OpenedVolume(ring.volume_id, "world", "user", ring, parameters, public, members, 1, "2026-01-01T00:00:00Z")

@@ -1,0 +1,158 @@
+"""Flushes of what is too much for memory: one batch is cut while others are on their way to the disk."""
+
+from pathlib import Path
+from random import Random
+
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from infinitfs.errors import NoSpace
+from infinitfs.mount.session import Session
+from infinitfs.storage.memory import MemoryStorage
+from infinitfs.volume import writeback
+from infinitfs.volume.namespace import ROOT
+from tests.support.held import Held
+from tests.support.volumes import FILE, content, copy_of, drained, killed, make_volume, opened_volume
+
+HIGH = 100_000
+"""Enough for a pack."""
+
+
+@pytest.fixture(autouse=True)
+def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writeback, "HIGH", HIGH)
+    monkeypatch.setattr(writeback, "MOST", 2 * HIGH)
+    monkeypatch.setattr(writeback, "FULL", 10 * HIGH)
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    return Random(seed).randbytes(size)
+
+
+async def opened_file(session: Session) -> int:
+    ino = (await session.volume.create(ROOT, b"file", FILE, 0, 0)).ino
+    session.volume.open(ino)
+    return ino
+
+
+async def two_batches(session: Session, held: Held) -> tuple[int, bytes]:
+    """A file of which both are cut and neither is durable, and what it holds."""
+    ino, data = await opened_file(session), noise(4 * HIGH)
+    held.holding = True
+    await session.volume.write(ino, 0, data[: 2 * HIGH])
+    await trio.testing.wait_all_tasks_blocked()
+    await session.volume.write(ino, 2 * HIGH, data[2 * HIGH :])
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(vars(session.volume)["_write_back"]._batches) == 2
+    return ino, data
+
+
+async def seen_elsewhere(storage: MemoryStorage, home: Path) -> bytes:
+    """The file on a machine that has only the storage."""
+    async with opened_volume(storage, home, make_volume()) as session:
+        found = session.volume.lookup(ROOT, b"file")
+        assert found is not None
+        return await content(session.volume, found.ino)
+
+
+async def test_a_batch_is_cut_while_the_one_before_is_on_its_way(tmp_path: Path, autojump_clock: MockClock) -> None:
+    storage, held = MemoryStorage(), Held("_append")
+    async with opened_volume(storage, tmp_path / "one", offload=held) as session:
+        ino, data = await two_batches(session, held)
+        assert await content(session.volume, ino) == data, "of what is on its way, too"
+        changed = noise(30_000, 1)
+        await session.volume.write(ino, HIGH, changed)
+        data = data[:HIGH] + changed + data[HIGH + 30_000 :]
+        assert await content(session.volume, ino) == data
+        held.holding = False
+        held.go.set()
+        await trio.testing.wait_all_tasks_blocked()
+        memory = vars(session.volume)["_write_back"]
+        assert memory.bytes < 30_000 + 2 * 16384, "what was written meanwhile, and a tail"
+        await session.volume.fsync(ino)
+        crash, then = killed(tmp_path / "one", tmp_path / "killed"), copy_of(storage)
+        await drained(session)
+        session.volume.close(ino)
+    assert await seen_elsewhere(storage, tmp_path / "other") == data
+    async with opened_volume(then, crash) as session:
+        assert await content(session.volume, ino) == data
+
+
+async def test_what_is_cut_off_while_it_is_on_its_way_does_not_come_back(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    storage, held = MemoryStorage(), Held("_append")
+    async with opened_volume(storage, tmp_path / "one", offload=held) as session:
+        ino, data = await two_batches(session, held)
+        await session.volume.set_attributes(ino, size=HIGH)
+        await session.volume.set_attributes(ino, size=3 * HIGH)
+        data = data[:HIGH] + bytes(2 * HIGH)
+        assert await content(session.volume, ino) == data
+        held.holding = False
+        held.go.set()
+        await drained(session)
+        assert await content(session.volume, ino) == data
+        session.volume.close(ino)
+    assert await seen_elsewhere(storage, tmp_path / "other") == data
+
+
+async def test_batches_behind_one_that_fails_are_as_dirty_as_before(
+    tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage, held = MemoryStorage(), Held("_append")
+    async with opened_volume(storage, tmp_path / "one", offload=held) as session:
+        ino, data = await two_batches(session, held)
+        memory = vars(session.volume)["_write_back"]
+        held.failure = NoSpace(what="the disk", remedy="free some")
+        held.go.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert memory.bytes == len(data) and not memory._batches
+        assert await content(session.volume, ino) == data
+        with pytest.raises(NoSpace):
+            session.volume.check_error(ino)
+        assert "free some" in caplog.text
+        caplog.clear()
+        held.holding = False
+        await session.volume.fsync(ino)
+        assert memory.bytes == 0
+        await drained(session)
+        session.volume.close(ino)
+    assert await seen_elsewhere(storage, tmp_path / "other") == data
+
+
+async def test_an_fsync_ends_a_stream_of_batches(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Somebody who writes on and on keeps nobody from it."""
+    held = Held("_append")
+    async with opened_volume(MemoryStorage(), tmp_path / "one", offload=held) as session:
+        volume = session.volume
+        large, data = await two_batches(session, held)
+        small = (await volume.create(ROOT, b"small", FILE, 0, 0)).ino
+        volume.open(small)
+        await volume.write(small, 0, noise(300_000))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(volume.fsync, small)
+            await trio.testing.wait_all_tasks_blocked()
+            batches = vars(volume)["_write_back"]._batches
+            before = len(batches)
+            await volume.write(large, len(data), noise(2 * HIGH))
+            await trio.testing.wait_all_tasks_blocked()
+            after = len(batches)
+            held.holding = False
+            held.go.set()
+        assert before == after, "no other one begins"
+        assert volume.database.value(f"SELECT size FROM inodes WHERE ino = {small}") == 300_000
+        volume.close(small)
+        volume.close(large)
+
+
+async def test_a_writer_that_stops_leaves_nothing_on_its_way(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """What waits for others to fill a pack does not wait for ever."""
+    async with opened_volume(MemoryStorage(), tmp_path / "one") as session:
+        ino = await opened_file(session)
+        for number in range(5):
+            await session.volume.write(ino, number * 150_000, noise(150_000, number))
+            await trio.testing.wait_all_tasks_blocked()
+            assert not vars(session.volume)["_write_back"]._batches
+        session.volume.close(ino)
