@@ -253,6 +253,7 @@ class Composition:
             clock=clock,
             flush_lock=flush_lock,
             offload=self.machine.offload,
+            backlog=self.request.backlog,
         )
 
     def _volume(self, local: _Local, flush_lock: trio.Lock, publisher: Publisher) -> Volume:

@@ -47,13 +47,15 @@ LINGER = 3.0  # seconds a change may wait for company before its record is cut
 _WAITING = 4  # records that wait for the storage; with more, changes gather in the outbox instead
 _GATHERED = 8 * 2**20  # bytes of changesets that are cut into a record however many wait
 _UPLOADS = 8  # packs on their way at once
-_YIELD = 10.0  # seconds a pack may wait while flushes go on: what programs wait for goes first
+_YIELD = 10.0  # seconds a pack may wait while flushes go on: what programs wait for goes first,
+_SHARE = 4  # unless one part in so many of what may wait is reached
 _CALM = 0.25  # seconds without a flush: less lies between two of somebody who writes on and on
 _RETRY = (1.0, 8.0)  # seconds between attempts once the transfer process has given up: first, longest
 
 
 class Publisher:
-    """Publishes what `owner` changes. `flush_lock` is the volume's: held while the open pack must not grow."""
+    """Publishes what `owner` changes. `flush_lock` is the volume's: held while the open pack must not grow. `backlog`:
+    the most bytes that may wait for the storage."""
 
     def __init__(
         self,
@@ -72,11 +74,13 @@ class Publisher:
         clock: Clock,
         flush_lock: trio.Lock,
         offload: Offload,
+        backlog: int,
     ) -> None:
         self._name = name
         self._database = database
         self._blocks = blocks
         self._staging = staging
+        self._much = backlog // _SHARE
         self._cache = cache
         self._ring = ring
         self._identity = identity
@@ -156,6 +160,8 @@ class Publisher:
 
     def _closed(self, pack: str, size: int) -> None:
         self._blocks.close_pack(pack, size)
+        if self._staging.waiting > self._much:
+            self._calm.set()
         self._notify()
 
     async def cut(self) -> int:
@@ -234,7 +240,7 @@ class Publisher:
         """A flush begins: packs that are closed until the last one is over leave processors and disk to it, unless
         somebody waits for the storage."""
         self._flushed = math.inf
-        if self._calm.is_set():
+        if self._calm.is_set() and self._staging.waiting <= self._much:
             self._calm = trio.Event()
 
     def flushed(self, *, everything: bool) -> None:

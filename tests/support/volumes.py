@@ -78,6 +78,7 @@ async def opened_volume(
     read_only: bool = False,
     fsync: Literal["local", "remote"] = "local",
     capacity: int = 0,
+    backlog: int = 10 * 2**30,
 ) -> AsyncIterator[Session]:
     """The volume on the machine whose folders are under `home`; its name is that of the folder, and so is the seed of
     its randomness where none is given."""
@@ -85,7 +86,9 @@ async def opened_volume(
     async with (
         local_transfer(storage) as transfer,
         Composition(
-            request=MountRequest(volume="drive", fsync=fsync, take_over=take_over, read_only=read_only),
+            request=MountRequest(
+                volume="drive", fsync=fsync, take_over=take_over, read_only=read_only, backlog=backlog
+            ),
             user="alice",
             capacity=capacity,
             opened=opened,
