@@ -41,7 +41,7 @@ def seal_index(ring: KeyRing, pack: str, entries: Sequence[Entry]) -> bytes:
     """Index frame and trailer: what ends a pack."""
     payload = b"".join(_ENTRY.pack(*entry) for entry in entries)
     frame = ring.seal(Purpose.DATA, FrameType.PACK_INDEX, f"{pack}/index".encode(), payload)
-    return frame + TRAILER.pack(MAGIC, len(frame))
+    return bytes(frame + TRAILER.pack(MAGIC, len(frame)))
 
 
 def index_span(trailer: bytes, pack_size: int) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from infinitfs.block.growing import GrowingFiles
 from infinitfs.block.index import NewFrame
 from infinitfs.block.pack import Entry
 from infinitfs.errors import InfinitfsError, LocalDiskFailed
+from infinitfs.storage.base import Buffer
 from infinitfs.transfer.files import Offload, remove
 
 SealIndex = Callable[[str, Sequence[Entry]], bytes]
@@ -73,7 +74,7 @@ class Staging:
     def closed(self) -> list[str]:
         return list(self._sizes)
 
-    async def append(self, frames: Sequence[tuple[bytes, int, bytes]], *, full: bool = False) -> list[NewFrame]:
+    async def append(self, frames: Sequence[tuple[bytes, int, Buffer]], *, full: bool = False) -> list[NewFrame]:
         """Make frames, given as (block id, plain size, sealed bytes), durable in the open pack. With `full` they are
         its last ones, and one sync does for them and the index that ends the pack: `close_full` is to follow.
 
@@ -91,7 +92,7 @@ class Staging:
             pack.size = size
         return _new_frames(written, pack)
 
-    async def append_pack(self, frames: Sequence[tuple[bytes, int, bytes]]) -> list[NewFrame]:
+    async def append_pack(self, frames: Sequence[tuple[bytes, int, Buffer]]) -> list[NewFrame]:
         """As `append` does for the last frames of a pack, to one that has no others: any number of times at once, and
         beside `append`."""
         pack = _OpenPack(self._name(), _NONE, 0, [])
@@ -99,7 +100,7 @@ class Staging:
         return _new_frames(written, pack)
 
     def _append(
-        self, pack: _OpenPack, frames: Sequence[tuple[bytes, int, bytes]], full: bool
+        self, pack: _OpenPack, frames: Sequence[tuple[bytes, int, Buffer]], full: bool
     ) -> tuple[list[Entry], int]:
         """What was written, and how long the pack is then."""
         written = []

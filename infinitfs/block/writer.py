@@ -42,7 +42,7 @@ T = TypeVar("T")
 Block = tuple[bytes, Buffer]
 """Block id, bytes."""
 
-Frame = tuple[bytes, int, bytes]
+Frame = tuple[bytes, int, Buffer]
 """Block id, plain size, sealed bytes."""
 
 
@@ -158,7 +158,7 @@ class BlockWriter:
 
     def _seal(self, blocks: list[Block]) -> list[Frame]:
         compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL, write_checksum=False)
-        frames = []
+        frames: list[Frame] = []
         for id, data in blocks:
             payload = _smaller(compressor, data)
             compressed = payload is not data

@@ -44,7 +44,6 @@ import struct
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from enum import IntEnum
-from io import BytesIO
 
 from infinitfs._native import room
 from infinitfs.errors import DamagedFrame
@@ -177,7 +176,7 @@ def seal_frame(
     *,
     compressed: bool = False,
     segmented: bool = False,
-) -> bytes:
+) -> bytearray:
     """The frame of `payload` (at most MAX_PAYLOAD bytes) under `cipher`, the key of `epoch`.
 
     `nonce`: 24 random bytes, never used twice under one key. `volume_id`: 16 bytes. `context`: the object's
@@ -192,21 +191,18 @@ def seal_frame(
     flags = _COMPRESSED if compressed else 0
     header = _HEADER.pack(_MAGIC, _FORMAT, suite, type, flags, epoch, length, nonce)
     aad = header + volume_id + context
-    # Sealed in place: a BytesIO hands out its buffer as bytes without a copy of it.
-    frame = BytesIO()
-    frame.seek(sealed_size(len(payload), segmented=segmented) - 1)
-    frame.write(b"\x00")
-    with frame.getbuffer() as view:
-        view[:HEADER_SIZE] = header
-        if segmented:
-            series = Series(cipher, nonce, aad)
-            for number, segment in enumerate(_cut(payload, length)):
-                offset, size = segment_span(len(view), number)
-                series.seal_into(number, segment, view[offset : offset + size])
-        else:
-            zeros = bytes(length - _LENGTH.size - len(payload))
-            cipher.seal_into(nonce, (_LENGTH.pack(len(payload)), payload, zeros), aad, view[HEADER_SIZE:])
-    return frame.getvalue()
+    frame = room(sealed_size(len(payload), segmented=segmented))  # of which every byte gets written
+    view = memoryview(frame)
+    view[:HEADER_SIZE] = header
+    if segmented:
+        series = Series(cipher, nonce, aad)
+        for number, segment in enumerate(_cut(payload, length)):
+            offset, size = segment_span(len(view), number)
+            series.seal_into(number, segment, view[offset : offset + size])
+    else:
+        zeros = bytes(length - _LENGTH.size - len(payload))
+        cipher.seal_into(nonce, (_LENGTH.pack(len(payload)), payload, zeros), aad, view[HEADER_SIZE:])
+    return frame
 
 
 def _cut(payload: Buffer, length: int) -> Iterator[Buffer]:

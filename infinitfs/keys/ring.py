@@ -122,7 +122,7 @@ class KeyRing:
         *,
         compressed: bool = False,
         segmented: bool = False,
-    ) -> bytes:
+    ) -> bytearray:
         """One frame of `payload` in the current epoch, for the object that `context` names; `segmented` so that parts
         of it open, where the volume allows that."""
         return seal_frame(
@@ -179,7 +179,7 @@ class KeyRing:
         """The master key of every epoch but the current one, each a frame under the epoch that follows it."""
         sealed = {}
         for epoch in sorted(self._masters)[:-1]:
-            sealed[epoch] = seal_frame(
+            frame = seal_frame(
                 self._ciphers[epoch + 1, Purpose.MASTER],
                 FrameType.DESCRIPTOR,
                 epoch + 1,
@@ -188,6 +188,7 @@ class KeyRing:
                 _EPOCH.pack(epoch),
                 self._masters[epoch],
             )
+            sealed[epoch] = bytes(frame)
         return sealed
 
     def wrap_for(self, public: PublicIdentity, context: bytes = b"") -> bytes:

@@ -176,7 +176,7 @@ def seal_descriptor(
             box=public.box,
             members=entries,
             previous=ring.previous(),
-            roster=ring.seal(Purpose.METADATA, FrameType.DESCRIPTOR, _ROSTER, roster),
+            roster=bytes(ring.seal(Purpose.METADATA, FrameType.DESCRIPTOR, _ROSTER, roster)),
             parameters=parameters,
             suites=sorted(SUITES),
             created=created,

@@ -46,7 +46,7 @@ class Form(NamedTuple):
         place = self._place(position).encode()
         envelope = _Envelope(body, identity.public.sign, identity.sign(place, body))
         payload = zstandard.ZstdCompressor(level=3).compress(msgspec.msgpack.encode(envelope))
-        return ring.seal(self.purpose, self.type, place, payload, compressed=True)
+        return bytes(ring.seal(self.purpose, self.type, place, payload, compressed=True))
 
     def open(self, ring: KeyRing, members: Members, position: int, data: bytes) -> bytes:
         """The body. Raises DamagedObject by name."""

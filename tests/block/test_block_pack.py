@@ -72,7 +72,7 @@ def test_an_index_of_uneven_length_is_refused() -> None:
     ring = make_ring()
     frame = ring.seal(Purpose.DATA, FrameType.PACK_INDEX, f"{PACK}/index".encode(), bytes(45))
     with pytest.raises(DamagedFrame, match="uneven"):
-        open_index(ring, PACK, frame)
+        open_index(ring, PACK, bytes(frame))
 
 
 def test_packs_are_spread_over_folders() -> None:

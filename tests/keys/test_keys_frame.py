@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infinitfs.errors import DamagedFrame
+from infinitfs.keys import frame as frame_module
 from infinitfs.keys.frame import (
     HEADER_SIZE,
     MAX_PAYLOAD,
@@ -32,7 +33,7 @@ VOLUME = bytes(range(200, 216))
 
 
 def seal(payload: bytes, context: bytes = b"id", compressed: bool = False) -> bytes:
-    return seal_frame(CIPHER, FrameType.BLOCK, 7, NONCE, VOLUME, context, payload, compressed=compressed)
+    return bytes(seal_frame(CIPHER, FrameType.BLOCK, 7, NONCE, VOLUME, context, payload, compressed=compressed))
 
 
 @given(st.binary(max_size=3000), st.binary(max_size=64), st.sampled_from(FrameType), st.booleans())
@@ -169,10 +170,23 @@ def noise(size: int) -> bytes:
     return random.Random(size).randbytes(size)
 
 
+@pytest.mark.parametrize("segments", [False, True])
+@pytest.mark.parametrize("size", [0, 1, 100, 65_000, SEGMENT_SIZE - 4, SEGMENT_SIZE, SEGMENT_SIZE + 1, 300_000])
+def test_nothing_that_memory_held_before_gets_into_a_frame(
+    monkeypatch: pytest.MonkeyPatch, size: int, segments: bool
+) -> None:
+    frames = []
+    for before in (b"\xaa", b"\x55"):
+        monkeypatch.setattr(frame_module, "room", lambda size, before=before: bytearray(before * size))
+        frames.append(seal_frame(CIPHER, FrameType.BLOCK, 7, NONCE, VOLUME, b"id", noise(size), segmented=segments))
+    assert frames[0] == frames[1]
+
+
 def segmented(payload: bytes, context: bytes = b"id", compressed: bool = False, nonce: bytes = NONCE) -> bytes:
-    return seal_frame(
+    frame = seal_frame(
         CIPHER, FrameType.BLOCK, 7, nonce, VOLUME, context, payload, compressed=compressed, segmented=True
     )
+    return bytes(frame)
 
 
 def sealed_segment(frame: bytes, number: int) -> bytes:

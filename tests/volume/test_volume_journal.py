@@ -102,7 +102,7 @@ def test_a_signature_counts_for_its_own_place_only() -> None:
         envelope = msgspec.msgpack.encode([body, ALICE.public.sign, ALICE.sign(signed, body)])
         payload = zstandard.ZstdCompressor().compress(envelope)
         sealed = RING.seal(Purpose.JOURNAL, FrameType.RECORD, place, payload, compressed=True)
-        refused(sealed)
+        refused(bytes(sealed))
 
 
 def test_a_frame_of_another_purpose_or_type_is_refused() -> None:
@@ -124,7 +124,7 @@ def test_a_member_s_record_of_another_form_is_refused(body: bytes) -> None:
 @pytest.mark.parametrize("payload", [b"", b"no zstd", zstandard.compress(b"no envelope"), zstandard.compress(b"\x93")])
 def test_a_frame_that_holds_no_envelope_is_refused(payload: bytes) -> None:
     place = f"journal/{POSITION:016x}".encode()
-    refused(RING.seal(Purpose.JOURNAL, FrameType.RECORD, place, payload, compressed=True))
+    refused(bytes(RING.seal(Purpose.JOURNAL, FrameType.RECORD, place, payload, compressed=True)))
 
 
 def test_a_record_that_names_another_place_than_its_own_is_refused() -> None:
