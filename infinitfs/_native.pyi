@@ -1,6 +1,6 @@
-"""Cut points, zero runs and fingerprints of a stream of bytes, at memory speed; room for bytes.
+"""Cut points, zero runs and fingerprints of a stream of bytes, at memory speed; room for bytes, and copies.
 
-Role: below `block/`, which decides sizes and keys, and `keys/`; the definition of every cut is in `native/cut.h`.
+Role: below `block/`, which decides sizes and keys, `keys/` and `config/`; what a cut is, `native/cut.h` defines.
 Invariant: pieces are consecutive from offset 0, and a piece depends only on the bytes from its own start on.
 
 With `final` false the unfinished piece at the end, the tail, is not returned: present it again at the start
@@ -11,10 +11,11 @@ A piece is `(length, fingerprint)`: bytes, and the XXH3-128 of its content in ca
 `xxhash.xxh3_128_digest`), or None for a run of zeros. XXH3 has no key: different fingerprints mean different
 content, the same one is only a hint, and a fingerprint of plaintext stays in memory.
 
-The GIL is dropped during the whole scan. A C-contiguous buffer of any type is accepted (else BufferError); do
+The GIL is dropped during a whole scan or copy. A C-contiguous buffer of any type is accepted (else BufferError); do
 not write to it meanwhile.
 """
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 from typing_extensions import Buffer
@@ -44,3 +45,11 @@ def cut_fixed(buffer: Buffer, size: int, first: int, final: bool) -> list[_Piece
 def room(size: int, /) -> bytearray:
     """`size` bytes to be overwritten: what is in them is undefined. (With cleared ones, reading a large file from a
     mount took 7% longer.) Raises ValueError where `size` is negative."""
+
+def gather(out: Buffer, parts: Sequence[Buffer], /) -> int:
+    """Copy the parts to the beginning of `out`, one behind the other; returns how many bytes these are. (`bytes.join`
+    keeps the GIL where a part is no `bytes`, and an assignment to a slice always does: others wait for milliseconds.)
+
+    Raises ValueError where they do not fit, with nothing copied; BufferError, TypeError for what is no writable, or no,
+    buffer.
+    """

@@ -1,12 +1,13 @@
-/* infinitfs._native: the kernel of cut.c for Python, and room for what others write. See infinitfs/_native.pyi.
+/* infinitfs._native: the kernel of cut.c for Python, room for what others write, and copies. See infinitfs/_native.pyi.
  *
  * Role: arguments in, pieces out; nothing else is decided here.
- * Invariant: the GIL is dropped during the whole scan, and the buffer is held until it ends.
+ * Invariant: the GIL is dropped during a whole scan or copy, and the buffers are held until it ends.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "cut.h"
 
@@ -160,7 +161,71 @@ static PyObject *room(PyObject *Py_UNUSED(module), PyObject *size)
     return PyByteArray_FromStringAndSize(NULL, bytes);
 }
 
+static void release_all(Py_buffer *buffers, Py_ssize_t count)
+{
+    while (count > 0)
+        PyBuffer_Release(&buffers[--count]);
+    PyMem_Free(buffers);
+}
+
+/* The buffers of a sequence, to be given to `release_all`; NULL with an exception. */
+static Py_buffer *buffers_of(PyObject *parts, Py_ssize_t count)
+{
+    Py_buffer *buffers = PyMem_Calloc(count ? (size_t)count : 1, sizeof *buffers);
+    if (!buffers) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *part = PySequence_GetItem(parts, i);
+        int failed = !part || PyObject_GetBuffer(part, &buffers[i], PyBUF_SIMPLE) < 0;
+        Py_XDECREF(part);
+        if (failed) {
+            release_all(buffers, i);
+            return NULL;
+        }
+    }
+    return buffers;
+}
+
+static PyObject *gather_checked(const Py_buffer *out, const Py_buffer *buffers, Py_ssize_t count)
+{
+    Py_ssize_t total = 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (buffers[i].len > out->len - total)
+            return PyErr_Format(PyExc_ValueError, "The parts do not fit into %zd bytes.", out->len);
+        total += buffers[i].len;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    char *end = out->buf;
+    for (Py_ssize_t i = 0; i < count; end += buffers[i++].len)
+        memcpy(end, buffers[i].buf, (size_t)buffers[i].len);
+    Py_END_ALLOW_THREADS
+    return PyLong_FromSsize_t(total);
+}
+
+PyDoc_STRVAR(gather_doc, "gather(out, parts)\n--\n\n"
+                         "Copy the parts to the beginning of `out`, one behind the other; returns how many bytes.");
+
+static PyObject *gather(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    Py_buffer out;
+    PyObject *parts;
+    if (!PyArg_ParseTuple(args, "w*O:gather", &out, &parts))
+        return NULL;
+    PyObject *total = NULL;
+    const Py_ssize_t count = PySequence_Size(parts);
+    Py_buffer *buffers = count < 0 ? NULL : buffers_of(parts, count);
+    if (buffers) {
+        total = gather_checked(&out, buffers, count);
+        release_all(buffers, count);
+    }
+    PyBuffer_Release(&out);
+    return total;
+}
+
 static PyMethodDef methods[] = {
+    {"gather", gather, METH_VARARGS, gather_doc},
     {"room", room, METH_O, room_doc},
     {"cut", (PyCFunction)(void (*)(void))cut, METH_VARARGS | METH_KEYWORDS, cut_doc},
     {"cut_fixed", (PyCFunction)(void (*)(void))cut_fixed, METH_VARARGS | METH_KEYWORDS, cut_fixed_doc},
@@ -172,7 +237,7 @@ static struct PyModuleDef_Slot slots[] = {{0, NULL}};
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "infinitfs._native",
-    .m_doc = "Cut points, zero runs and fingerprints of a stream of bytes, at memory speed; room for bytes.",
+    .m_doc = "Cut points, zero runs and fingerprints of a stream of bytes, at memory speed; room for bytes, and copies.",
     .m_methods = methods,
     .m_slots = slots,
 };

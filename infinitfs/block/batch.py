@@ -7,6 +7,7 @@ Invariant: the pieces of a request and its tail are its bytes, in order. A core 
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+from infinitfs._native import gather, room
 from infinitfs.block.cutting import Cutter
 from infinitfs.storage.base import Buffer
 
@@ -93,7 +94,11 @@ class Cut:
             parts.append(self._chunk[:size])
             self._chunk = self._chunk[size:]
             size -= len(parts[-1])
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        if len(parts) == 1:
+            return parts[0]
+        window = room(sum(map(len, parts)))
+        gather(window, parts)
+        return window
 
     @property
     def ending(self) -> Ending:

@@ -10,10 +10,11 @@ import fcntl
 import mmap
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from infinitfs._native import gather
 from infinitfs.errors import LocalFileFailed
 
 Buffer = bytes | bytearray | memoryview
@@ -125,12 +126,9 @@ def _direct(descriptor: int) -> Iterator[bool]:
         fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
 
 
-def _write_aligned(descriptor: int, views: Iterable[memoryview], room: mmap.mmap, offset: int) -> int:
+def _write_aligned(descriptor: int, views: Sequence[memoryview], room: mmap.mmap, offset: int) -> int:
     """Write `views` by way of `room`, which they fit into; returns how many bytes were written, all of them or not."""
-    filled = 0
-    for view in views:
-        room[filled : filled + len(view)] = view
-        filled += len(view)
+    filled = gather(room, views)
     try:
         return os.pwritev(descriptor, [memoryview(room)[:filled]], offset)
     except OSError as error:
