@@ -14,8 +14,8 @@ READ_AHEAD = 2048  # KiB; the default of 128 makes a request of every 128 KiB, a
 _DIRTY_SHARE = 20  # percent of the machine's dirty pages that may be ours, instead of 1
 DIRTY = 64 * 2**20
 """Bytes, instead of that share, since Linux 6.2: so many from the beginning, and no more. Else the kernel holds a first
-writer up until it has seen how fast we are: large files came to 613 instead of 570 MB/s. It begins to send them with half
-of it dirty: of twice as many later, and they took 3% longer."""
+writer up until it has seen how fast we are: large files came to 613 instead of 570 MB/s. It begins to send them once
+half of it is dirty: with twice as much it began later, and they took 3% longer."""
 _BACKGROUND = 64  # requests for read-ahead and write-back at a time, instead of 12
 
 
