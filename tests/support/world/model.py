@@ -311,12 +311,13 @@ class History:
             (change.number for change in self.changes if change.apply and change.number > match.namespace),
             self.last + 1,
         )
+        last = {**match.contents, **dict.fromkeys(match.torn, until)}  # the storage may have another part of these
         kept = []
         for change in self.changes:
             if change.number >= until:
                 break
             data = change.data
-            if data is not None and data.data is not None and change.number > match.contents.get(data.ino, until):
+            if data is not None and data.data is not None and change.number > last.get(data.ino, until):
                 # The write is lost, but a flush of what came before it may have stored its time.
                 change = replace(change, data=None)
             kept.append(change)
