@@ -108,9 +108,13 @@ class Tree:
         yield ROOT
 
 
+WHOLE = -1
+
+
 @dataclass(frozen=True)
 class Data:
-    """A write of `data` at `offset` of a file, or with None its truncation to `offset` bytes."""
+    """A write of `data` at `offset` of a file, with None its truncation to `offset` bytes; an offset of WHOLE makes
+    `data` all that it has."""
 
     ino: int
     offset: int
@@ -219,6 +223,8 @@ class History:
                 continue
             if step.data is None:
                 content = content[: step.offset].ljust(step.offset, b"\0")
+            elif step.offset == WHOLE:
+                content = bytearray(step.data)
             else:
                 end = step.offset + len(step.data)
                 if len(content) < end:
@@ -328,8 +334,7 @@ class History:
             if change.apply is not None:
                 change.apply(self.tree)
         for ino, content in match.torn.items():
-            self.record(time, "torn", data=Data(ino, 0, None))
-            self.record(time, "torn", data=Data(ino, 0, content))
+            self.record(time, "torn", data=Data(ino, WHOLE, content))
         self.record(time, "opened", mtimes=seen.mtimes)
 
 
