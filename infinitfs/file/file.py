@@ -109,7 +109,7 @@ class File:
     def take_fresh(self) -> list[tuple[int, int]]:
         """The ranges, as offset and end, in order and apart from one another, that were written since this was asked
         last and that are in memory only."""
-        ranges = sorted(self._all_fresh())
+        ranges = sorted([*self._fresh, *(span for flush in self._flushes for span in flush.fresh)])
         self._fresh = []
         for flush in self._flushes:
             flush.fresh = []
@@ -124,10 +124,7 @@ class File:
     @property
     def fresh(self) -> bool:
         """Whether `take_fresh` has something to give."""
-        return bool(self._all_fresh())
-
-    def _all_fresh(self) -> list[tuple[int, int]]:
-        return [*self._fresh, *(span for flush in self._flushes for span in flush.fresh)]
+        return bool(self._fresh) or any(flush.fresh for flush in self._flushes)
 
     def put_back_fresh(self, ranges: Sequence[tuple[int, int]]) -> None:
         """No intent has them after all."""
