@@ -228,9 +228,9 @@ class Storing:
 
     async def stored(self, cuts: Sequence[Cut]) -> list[Stored]:
         """What became of a batch, once all its blocks are durable."""
-        missing = {id for cut in cuts for _, id in cut.pieces if id is not None}
-        while missing := missing - self._numbers.keys():
-            await self._added.wait()
+        for _, id in (piece for cut in cuts for piece in cut.pieces):
+            while id is not None and id not in self._numbers:
+                await self._added.wait()
         return [cut.stored(self._numbers) for cut in cuts]
 
 
