@@ -152,30 +152,42 @@ class BlockReader:
 
     def read_now(self, location: Location, start: int, length: int) -> Buffer | None:
         """`[start, start + length)` of a block where that takes no wait, else None: what is open, and segments that the
-        kernel has in memory of a block of which a part was read before."""
+        kernel has in memory."""
         whole = self._open.get(location.id)
         if whole is not None:
             return memoryview(whole)[start : start + length]
-        frame = self._frames.get((location.pack, location.offset))
-        if frame is None:
-            return None
+        first, last = start // SEGMENT_SIZE, (start + length - 1) // SEGMENT_SIZE
+        if first == last:
+            segment = self._segment_now(location, first)
+            start -= first * SEGMENT_SIZE
+            return None if segment is None else memoryview(segment)[start : start + length]
         parts: list[Buffer] = []
-        for number in range(start // SEGMENT_SIZE, (start + length - 1) // SEGMENT_SIZE + 1):
-            data = self._open.get((location.id, number))
-            if data is None:
-                offset, size = segment_span(location.length, number)
-                sealed = self._cache.read_now(location.pack, location.offset + offset, size)
-                if sealed is None:
-                    return None
-                data = room(size - TAG_SIZE)
-                try:
-                    frame.open_into(number, sealed, data)
-                except DamagedFrame:
-                    return None
-                self._open.put((location.id, number), data)
+        for number in range(first, last + 1):
+            segment = self._segment_now(location, number)
+            if segment is None:
+                return None
             begin = number * SEGMENT_SIZE
-            parts.append(memoryview(data)[max(start - begin, 0) : start + length - begin])
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+            parts.append(memoryview(segment)[max(start - begin, 0) : start + length - begin])
+        return b"".join(parts)
+
+    def _segment_now(self, location: Location, number: int) -> Buffer | None:
+        data = self._open.get((location.id, number))
+        if data is not None or not self.opens_in_part(location):
+            return data
+        offset, size = segment_span(location.length, number)
+        sealed = self._cache.read_now(location.pack, location.offset + offset, size)
+        if sealed is None:
+            return None
+        data = room(size - TAG_SIZE)
+        try:
+            frame = self._frame_now(location)
+            if frame is None:
+                return None
+            frame.open_into(number, sealed, data)
+        except DamagedFrame:
+            return None
+        self._open.put((location.id, number), data)
+        return data
 
     async def read_part(self, location: Location, start: int, length: int) -> Buffer | None:
         """As `read_now`, from wherever it is; None where only the whole block can be read, or tells what is wrong with

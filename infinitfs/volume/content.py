@@ -101,9 +101,19 @@ class Content:
         ]
         if sum(part.length for part in parts) < length:
             return None
-        if length <= _PART and len(parts) == 1 and file.read_ahead.jumped:
-            return await self._reader.read_part(*parts[0])
+        if length <= _PART and file.read_ahead.jumped:
+            return await self._read_each(parts)
         return await self._reader.read_joined(parts) if length >= _MUCH else None
+
+    async def _read_each(self, parts: list[Part]) -> Buffer | None:
+        """One part, or the two that little has where blocks meet."""
+        opened: list[Buffer] = []
+        for part in parts:
+            piece = await self._reader.read_part(*part)
+            if piece is None:
+                return None
+            opened.append(piece)
+        return opened[0] if len(opened) == 1 else b"".join(opened)
 
     def _read_ahead(self, file: File) -> None:
         while self._nursery is not None and (ahead := self._take(file)) is not None:

@@ -69,9 +69,9 @@ class World:
             frames.append((id, len(data), frame))
         return list(self.index.add(await self.staging.append(frames)).values())
 
-    async def store(self, *contents: bytes, segmented: bool = False) -> list[int]:
+    async def store(self, *contents: bytes, compressed: bool = False, segmented: bool = False) -> list[int]:
         """As `stage`, and the pack is in the storage alone."""
-        blocks = await self.stage(*contents, segmented=segmented)
+        blocks = await self.stage(*contents, compressed=compressed, segmented=segmented)
         pack = await self.publish()
         self.staging.path(pack).unlink()
         return blocks
@@ -511,6 +511,27 @@ async def test_segments_stay_in_memory(tmp_path: Path) -> None:
         await made.read(block)
         assert await made.read_part(block, 4 * SEGMENT_SIZE, 9) == noise(SIZE)[4 * SEGMENT_SIZE :][:9]
         assert made.cache.hits == hits + 1, "the whole block is in memory"
+
+
+async def test_what_the_kernel_has_in_memory_is_read_without_a_wait(tmp_path: Path) -> None:
+    plain, text = noise(SIZE), b"text" * SEGMENT_SIZE
+    async with world(tmp_path) as made:
+        block, damaged, packed = (
+            *await made.store(plain, noise(SIZE, 1), segmented=True),
+            *await made.store(text, compressed=True),
+        )
+        made.damage(damaged, 20)
+        for location in made.locate(block, damaged, packed):
+            assert made.reader.read_now(location, 5, 10) is None, "it is not on this machine"
+            await made.cache.prefetch(location.pack, location.pack_size, [(location.offset, location.length)])
+        there, bad, whole = made.locate(block, damaged, packed)
+        for start, length in ((5, 10), (SEGMENT_SIZE - 5, 10), (SEGMENT_SIZE, 2 * SEGMENT_SIZE + 1), (SIZE - 9, 9)):
+            found = made.reader.read_now(there, start, length)
+            assert found is not None and bytes(found) == plain[start : start + length]
+        assert made.reader.read_now(bad, 5, 10) is None
+        assert made.reader.read_now(whole, 5, 10) is None
+        await made.read(packed)
+        assert bytes(made.reader.read_now(whole, 5, 10) or b"") == text[5:15], "open"
 
 
 async def test_parts_of_blocks_are_joined_where_they_are_to_be(tmp_path: Path) -> None:

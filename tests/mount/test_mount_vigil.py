@@ -3,10 +3,11 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from infinitfs.mount.vigil import WINDOW, Vigil
+from infinitfs.mount.vigil import CLOSE, KEPT, TRIAL, WINDOW, Vigil
 
 
 class Rounds:
@@ -55,12 +56,12 @@ async def test_a_request_soon_after_another_keeps_the_loop_awake_for_the_window(
             assert 14 <= await looks(rounds) <= 16
 
 
-async def test_requests_further_apart_than_the_window_keep_nobody_awake() -> None:
+async def test_requests_far_apart_keep_nobody_awake() -> None:
     async with vigil() as (made, rounds):
         for _ in range(10):
             made.answered(rounds.now, rounds.now)
             assert await looks(rounds) == 0
-            rounds.now += 1.1 * WINDOW
+            rounds.now += 1.1 * CLOSE
 
 
 async def test_requests_side_by_side_count_as_close() -> None:
@@ -79,3 +80,47 @@ async def test_it_ends_awake_or_asleep() -> None:
         made.answered(rounds.now, rounds.now)
     made.answered(rounds.now, rounds.now)
     made.answered(rounds.now, rounds.now)
+
+
+async def ways(made: Vigil, rounds: Rounds, requests: int, *, awake: float, asleep: float) -> list[bool]:
+    """Whether the loop stayed awake for each of so many requests. They come so many windows after the answer before
+    where it did, and where it did not."""
+    ways = [False]
+    came = rounds.now
+    for _ in range(requests):
+        came += WINDOW * (awake if ways[-1] else asleep)
+        rounds.now = came
+        made.answered(came, came)
+        ways.append(await looks(rounds) > 0)
+    return ways[1:]
+
+
+@pytest.mark.parametrize(
+    ("awake", "asleep", "better"), [(0.5, 0.9, True), (0.7, 1.6, True), (0.6, 0.5, False), (0.5, 0.51, False)]
+)
+async def test_the_better_way_is_kept(awake: float, asleep: float, better: bool) -> None:
+    async with vigil() as (made, rounds):
+        made.answered(rounds.now, rounds.now)
+        tried = await ways(made, rounds, 4 * TRIAL, awake=awake, asleep=asleep)
+        assert abs(tried.count(True) - 2 * TRIAL) <= 1
+        kept = await ways(made, rounds, KEPT, awake=awake, asleep=asleep)
+        assert kept.count(better) >= KEPT - 1
+
+
+async def test_the_other_way_is_tried_again() -> None:
+    async with vigil() as (made, rounds):
+        made.answered(rounds.now, rounds.now)
+        await ways(made, rounds, 4 * TRIAL + KEPT, awake=0.5, asleep=0.9)
+        await ways(made, rounds, 4 * TRIAL, awake=0.9, asleep=0.5)
+        kept = await ways(made, rounds, KEPT, awake=0.9, asleep=0.5)
+        assert kept.count(False) >= KEPT - 1
+
+
+async def test_requests_side_by_side_say_nothing_of_either_way() -> None:
+    async with vigil() as (made, rounds):
+        ended = rounds.now
+        made.answered(ended, ended)
+        for _ in range(8 * TRIAL):
+            began, ended = ended - WINDOW / 2, rounds.now
+            made.answered(began, ended)
+            assert await looks(rounds) > 0

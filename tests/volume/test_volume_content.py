@@ -148,6 +148,41 @@ async def test_who_jumps_reads_what_is_there(
     assert parts > 200, "of a block that is open whole, or of one in segments"
 
 
+async def test_where_blocks_meet_no_block_is_opened_whole(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = random.Random(7).randbytes(9 * MI)
+    async with opened_volume(MemoryStorage(), tmp_path / "one", make_volume(Parameters())) as session:
+        volume = session.volume
+        ino = await put(volume, b"large", plain)
+        volume.open(ino)
+        await drained(session)
+        extents = Blocks.extents
+        ends: list[int] = []
+
+        def seen(blocks: Blocks, ino: int, start: int, end: int) -> list[tuple[Extent, Location]]:
+            found = extents(blocks, ino, start, end)
+            ends.extend(extent.end for extent, _ in found)
+            return found
+
+        monkeypatch.setattr(Blocks, "extents", seen)
+        assert await volume.read(ino, 0, len(plain)) == plain
+        volume.close(ino)
+        volume.open(ino)
+        await volume.forget()
+        inner = sorted({end for end in ends if end < len(plain)}, key=lambda end: end % 1000)
+        assert len(inner) > 3
+
+        def whole(*_: object) -> None:
+            raise AssertionError("a block was opened whole")
+
+        monkeypatch.setattr(BlockReader, "read", whole)
+        for end in inner * 2:
+            await volume.read(ino, (end + 3 * MI) % len(plain), 10)
+            assert bytes(await volume.read(ino, end - 1000, 4096)) == plain[end - 1000 : end + 3096]
+        volume.close(ino)
+
+
 async def test_much_is_read_at_a_time(
     tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
