@@ -40,7 +40,7 @@ from infinitfs.transfer.runs import Span
 _log = logging.getLogger(__name__)
 
 _READERS = 4  # that share the cache for what they will read next
-_BREATH = 8  # segments that are opened at a time on the event loop, in some 90 us
+_BREATH = 16  # segments that are opened at a time on the event loop, in some 90 us
 _FRAMES = 4096  # of which the key is kept, 3 KiB each
 _INLINE = 64 * 1024  # up to this many plain bytes a thread costs more than it spares the event loop
 
@@ -172,15 +172,18 @@ class BlockReader:
 
     def _segment_now(self, location: Location, number: int) -> Buffer | None:
         data = self._open.get((location.id, number))
-        if data is not None or not self.opens_in_part(location):
+        if data is not None:
             return data
+        frame = self._frames.get((location.pack, location.offset))
+        if frame is None and not self.opens_in_part(location):
+            return None
         offset, size = segment_span(location.length, number)
         sealed = self._cache.read_now(location.pack, location.offset + offset, size)
         if sealed is None:
             return None
         data = room(size - TAG_SIZE)
         try:
-            frame = self._frame_now(location)
+            frame = frame or self._frame_now(location)
             if frame is None:
                 return None
             frame.open_into(number, sealed, data)

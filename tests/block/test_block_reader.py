@@ -15,8 +15,10 @@ from infinitfs.block.index import Location
 from infinitfs.block.pack import object_key
 from infinitfs.block.reader import BlockReader, Part
 from infinitfs.errors import DamagedObject, InfinitfsError, LocalDiskFailed, ObjectNotFound, StorageUnreachable
+from infinitfs.keys import frame as frame_module
 from infinitfs.keys.frame import HEADER_SIZE, SEGMENT_SIZE, FrameType, sealed_size, segment_span
 from infinitfs.keys.ring import KeyRing, Purpose
+from infinitfs.keys.xaes import TAG_SIZE
 from infinitfs.storage.base import Buffer
 from infinitfs.storage.memory import MemoryStorage
 from infinitfs.transfer.cache import PackCache, open_cache
@@ -601,6 +603,29 @@ async def test_what_does_not_open_in_part_is_left_to_a_reader_of_the_whole(tmp_p
         for block in (whole, text, both):
             assert await made.read_part(block, 0, 10) is None
         assert await made.read(whole, text, both) == [noise(SIZE), b"text" * SEGMENT_SIZE, noise(SIZE, 1)]
+
+
+async def test_what_an_earlier_version_sealed_is_opened_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = noise(SIZE)
+    async with world(tmp_path) as made:
+        with monkeypatch.context() as earlier:
+            earlier.setattr(frame_module, "SEGMENT_SIZE", 64 << 10)
+            earlier.setattr(frame_module, "SEALED_SEGMENT_SIZE", (64 << 10) + TAG_SIZE)
+            earlier.setattr(frame_module, "XAES_256_GCM_SEGMENTS", frame_module.XAES_256_GCM_LARGE_SEGMENTS)
+            (block,) = await made.stage(plain, segmented=True)
+            (location,) = made.locate(block)
+            staged = made.staging.read(location.pack, location.offset, location.length)
+            assert staged[5] == frame_module.XAES_256_GCM_LARGE_SEGMENTS
+        await made.publish()
+        (location,) = made.locate(block)
+        for start, length in ((0, 10), (SEGMENT_SIZE - 5, 10), (2 * SEGMENT_SIZE, 10)):
+            assert await made.read_part(block, start, length) is None
+            assert await made.reader.read_joined([Part(location, start, length)]) is None
+        assert await made.read(block) == [plain]
+        assert await made.read_part(block, 70_000, 10) == plain[70_000:70_010], "open"
+        assert not logged(caplog)
 
 
 async def test_a_damaged_part_is_never_given_out(tmp_path: Path) -> None:

@@ -85,13 +85,13 @@ def test_the_suite_must_be_known_and_allowed() -> None:
     frame = bytearray(seal(b"payload"))
     with pytest.raises(DamagedFrame, match="suite 1 is not allowed"):
         open_frame(CIPHER, FrameType.BLOCK, VOLUME, b"id", frame, suites={2})
-    frame[5] = 3
-    with pytest.raises(DamagedFrame, match="suite 3 is not allowed"):
-        open_frame(CIPHER, FrameType.BLOCK, VOLUME, b"id", frame, suites={1, 2, 3})
+    frame[5] = 4
+    with pytest.raises(DamagedFrame, match="suite 4 is not allowed"):
+        open_frame(CIPHER, FrameType.BLOCK, VOLUME, b"id", frame, suites={1, 2, 3, 4})
     in_segments = segmented(b"payload")
-    with pytest.raises(DamagedFrame, match="suite 2 is not allowed"):
-        open_frame(CIPHER, FrameType.BLOCK, VOLUME, b"id", in_segments, suites={1})
-    with pytest.raises(DamagedFrame, match="suite 2 is not allowed"):
+    with pytest.raises(DamagedFrame, match="suite 3 is not allowed"):
+        open_frame(CIPHER, FrameType.BLOCK, VOLUME, b"id", in_segments, suites={1, 2})
+    with pytest.raises(DamagedFrame, match="suite 3 is not allowed"):
         open_segments(CIPHER, FrameType.BLOCK, VOLUME, b"id", in_segments[:HEADER_SIZE], suites={1})
 
 
@@ -225,9 +225,43 @@ def test_each_segment_opens_alone(size: int) -> None:
 def test_golden_frame_in_segments() -> None:
     """Of a whole segment and a short one; they change only with the suite's number."""
     frame = segmented(b"p" * SEGMENT_SIZE)
-    assert frame[:16].hex() == "494e4646010201000700000000080100"
+    assert frame[:16].hex() == "494e4646010301000700000000880000"
     assert sealed_segment(frame, 0)[:16].hex() == "b2b5aeeccbf6c35d4443bdbf7e14d070"
+    assert hashlib.sha256(frame).hexdigest() == "357833f439aeabee9b07b4f1d71edb3f4fa2df126d92c6d9c92d2847be87aaf7"
+
+
+LARGE = 64 << 10
+
+
+def in_large_segments(payload: bytes) -> bytes:
+    """A frame of suite 2, by hand."""
+    length = padme(len(payload) + 4)
+    plaintext = payload + bytes(length - len(payload) - 4) + struct.pack("<I", len(payload))
+    header = struct.pack("<4sBBBBII", b"INFF", 1, 2, FrameType.BLOCK, 0, 7, length) + NONCE
+    key, start = AESGCM(CIPHER.message_key(NONCE)), int.from_bytes(NONCE[12:], "big")
+    segments = (
+        key.encrypt((start ^ n).to_bytes(12, "big"), plaintext[n * LARGE :][:LARGE], header + VOLUME + b"id")
+        for n in range(-(-length // LARGE))
+    )
+    return header + b"".join(segments)
+
+
+def test_frames_of_earlier_versions_open() -> None:
+    frame = in_large_segments(b"p" * LARGE)
     assert hashlib.sha256(frame).hexdigest() == "c087c9512a0d4a8b153829f68e75fb428fe1eee1a3075064a2a1ba65b4762c95"
+    for size in (0, 1, LARGE - 4, LARGE - 3, LARGE, 3 * LARGE - 1, 10 * LARGE + 77):
+        frame = in_large_segments(noise(size))
+        assert frame_size(frame[:HEADER_SIZE]) == len(frame)
+        assert bytes(open_frame(CIPHER, FrameType.BLOCK, VOLUME, b"id", frame).payload) == noise(size)
+        with pytest.raises(DamagedFrame, match="in part"):
+            open_segments(CIPHER, FrameType.BLOCK, VOLUME, b"id", frame[:HEADER_SIZE])
+    for position in (5, 20, HEADER_SIZE, HEADER_SIZE + LARGE, HEADER_SIZE + LARGE + TAG_SIZE, len(frame) - 1):
+        altered = bytearray(frame)
+        altered[position] ^= 1
+        with pytest.raises(DamagedFrame):
+            open_frame(CIPHER, FrameType.BLOCK, VOLUME, b"id", altered)
+    with pytest.raises(DamagedFrame):
+        open_frame(CIPHER, FrameType.BLOCK, VOLUME, b"id", frame[: HEADER_SIZE + 10 * (LARGE + TAG_SIZE)])
 
 
 def test_a_segment_is_a_message_of_gcm() -> None:

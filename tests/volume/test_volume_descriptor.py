@@ -159,7 +159,7 @@ def test_another_format_is_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"suites": [3]}, "no cipher suite"),
+        ({"suites": [200]}, "no cipher suite"),
         ({"suites": []}, "no cipher suite"),
         ({"volume": bytes(15)}, "volume"),
         ({"version": 0}, "version"),
