@@ -178,7 +178,7 @@ class BlockReader:
         if frame is None and not self.opens_in_part(location):
             return None
         offset, size = segment_span(location.length, number)
-        sealed = self._cache.read_now(location.pack, location.offset + offset, size)
+        sealed = self._sealed_now(location, offset, size)
         if sealed is None:
             return None
         data = room(size - TAG_SIZE)
@@ -254,7 +254,7 @@ class BlockReader:
             if rest:
                 sealed: Buffer | None = rest[:size]
             else:
-                sealed = self._cache.read_now(location.pack, location.offset + offset, size)
+                sealed = self._sealed_now(location, offset, size)
             if sealed is None:
                 span = location.offset + offset, min(left * SEALED_SEGMENT_SIZE, location.length - offset)
                 rest = memoryview(await self._sealed(location, [span], _first, quick=False))
@@ -269,7 +269,7 @@ class BlockReader:
     def _frame_now(self, location: Location) -> Series | None:
         frame = self._frames.get((location.pack, location.offset))
         if frame is None:
-            header = self._cache.read_now(location.pack, location.offset, HEADER_SIZE)
+            header = self._sealed_now(location, 0, HEADER_SIZE)
             if header is not None:
                 frame = self._open_header(location, header)
         return frame
@@ -326,12 +326,21 @@ class BlockReader:
         quick = sum(location.size for location in locations) <= _INLINE
         return await self._sealed(locations[0], spans, partial(self._open_all, locations), quick=quick)
 
+    def _sealed_now(self, location: Location, start: int, length: int) -> Buffer | None:
+        """`[start, start + length)` of the frame of a block where the kernel has that in memory."""
+        packs = self._staging if self._staging.holds(location.pack) else self._cache
+        return packs.read_now(location.pack, location.offset + start, length)
+
     async def _sealed(
         self, location: Location, spans: list[Span], work: Callable[[Sequence[Buffer]], T], *, quick: bool
     ) -> T:
         """Read `spans` of the pack of `location` and `work` on them: in one thread, as both take a while, unless that
         is `quick`."""
         if self._staging.holds(location.pack):
+            if quick:
+                sealed = [data for span in spans if (data := self._staging.read_now(location.pack, *span)) is not None]
+                if len(sealed) == len(spans):
+                    return work(sealed)
             try:
                 return await self._offload(lambda: work([self._staging.read(location.pack, *span) for span in spans]))
             except FileNotFoundError:

@@ -4,7 +4,8 @@ Above: `block.writer` appends, `block.reader` reads, the volume's publisher uplo
 files in one folder, one a pack, named by the pack.
 Invariant: a frame is durable once `append` has returned, and its pack's name too (the folder is synced when a pack is
 begun). Bytes behind the last frame the index knows mean nothing: `reopen` cuts them off. A pack is never changed
-once it is full or closed. Nothing here runs on the event loop but dictionary look-ups; disk work is in threads.
+once it is full or closed. Nothing here runs on the event loop but dictionary look-ups, and reads that do not wait; disk
+work is in threads.
 """
 
 import os
@@ -17,10 +18,11 @@ from infinitfs.block.index import NewFrame
 from infinitfs.block.pack import Entry
 from infinitfs.errors import InfinitfsError, LocalDiskFailed
 from infinitfs.storage.base import Buffer
-from infinitfs.transfer.files import Offload, remove
+from infinitfs.transfer.files import Offload, OpenFiles, remove
 
 SealIndex = Callable[[str, Sequence[Entry]], bytes]
 
+_READ = 32  # packs that are kept open for who reads them
 _NONE = -1  # the descriptor of a pack that has no file yet, or is full
 
 
@@ -45,6 +47,8 @@ class Staging:
         self._sizes: dict[str, int] = {}
         self._full: dict[str, int] = {}  # have got their index, and are to be closed once their frames are known
         self._open: _OpenPack | None = None
+        self._made: set[str] = set()  # by this process, so that to open them again takes no wait
+        self._read = OpenFiles[str](_READ)
 
     @property
     def waiting(self) -> int:
@@ -83,6 +87,7 @@ class Staging:
         """
         pack = self._open or _OpenPack(self._name(), _NONE, 0, [])
         written, size = await self._offload(partial(self._append, pack, frames, full))
+        self._made.add(pack.name)
         if full:
             self._open = None
             self._full[pack.name] = size
@@ -97,6 +102,7 @@ class Staging:
         beside `append`."""
         pack = _OpenPack(self._name(), _NONE, 0, [])
         written, self._full[pack.name] = await self._offload(partial(self._append, pack, frames, True))
+        self._made.add(pack.name)
         return _new_frames(written, pack)
 
     def _append(
@@ -148,9 +154,15 @@ class Staging:
         """
         return self._files.read(pack, offset, length)
 
+    def read_now(self, pack: str, offset: int, length: int) -> Buffer | None:
+        """As `read`, without a wait: where the kernel has the bytes in memory, else None."""
+        return self._read.read_now(pack, self.path(pack), offset, length) if pack in self._made else None
+
     def release(self, pack: str) -> None:
         """Forget a pack: its file was moved into the cache, or removed."""
         self._sizes.pop(pack, None)
+        self._made.discard(pack)
+        self._read.close(pack)
 
     def recover(self, known: dict[str, tuple[int, list[Entry]]]) -> list[str]:
         """Take over what an earlier process left; blocking, before anything else runs.
@@ -190,6 +202,7 @@ class Staging:
         if self._open is not None and self._open.descriptor != _NONE:
             os.close(self._open.descriptor)
         self._open = None
+        self._read.close_all()
 
 
 def _new_frames(written: Sequence[Entry], pack: _OpenPack) -> list[NewFrame]:

@@ -13,7 +13,6 @@ run, in one request and one file. An adopted pack is one run.
 
 import contextlib
 import itertools
-import os
 import sys
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -23,12 +22,11 @@ from typing import TypeVar
 
 import trio
 
-from infinitfs._native import room
 from infinitfs.errors import DamagedObject, InfinitfsError, LocalFileFailed, NoSpace
 from infinitfs.storage.base import Buffer
 from infinitfs.transfer.background import background
 from infinitfs.transfer.base import Transfer
-from infinitfs.transfer.files import Offload, Threads, remove
+from infinitfs.transfer.files import Offload, OpenFiles, Threads, remove
 from infinitfs.transfer.runs import (
     SECTOR,
     Piece,
@@ -38,7 +36,6 @@ from infinitfs.transfer.runs import (
     adjacent,
     incoming_path,
     move,
-    open_run,
     pieces_of,
     read_spans,
     run_path,
@@ -48,7 +45,7 @@ from infinitfs.transfer.runs import (
 
 _ATTEMPTS = 3  # at files that vanish or are cut short under us, before the storage is read directly
 _THREADS = 8
-_OPEN = 128  # files of runs that are kept open: to open and close one costs what reading 128 KiB does
+_OPEN = 128  # files of runs that are kept open
 _NOW = 128 * 1024  # bytes: copying more from the kernel's page cache takes longer than the event loop should wait
 _LOOK = 2.0  # seconds between two looks at the disk, which others fill as well
 
@@ -82,7 +79,7 @@ class PackCache:
         self._offload = offload
         self._packs: dict[str, list[Run]] = {}
         self._order: OrderedDict[Run, None] = OrderedDict()  # least recently used first
-        self._descriptors: dict[Run, int] = {}  # the oldest first
+        self._open = OpenFiles[Run](_OPEN)
         self._serials = itertools.count()
         self._doomed: list[Path] = []
         self._excess = trio.Event()
@@ -134,39 +131,16 @@ class PackCache:
             return None
         if run.data is not None:
             return memoryview(run.data)[offset - run.start : offset - run.start + length]
-        descriptor = self._descriptors.get(run)
-        if descriptor is None and (descriptor := self._open_now(run)) is None:
-            return None
-        buffer = room(length)
-        try:
-            if os.preadv(descriptor, [buffer], offset - run.start, os.RWF_NOWAIT) != length:
-                return None
-        except OSError:
-            return None
-        self._order.move_to_end(run)
-        return buffer
-
-    def _open_now(self, run: Run) -> int | None:
-        """A descriptor of a warm run's file, kept for as long as it is one of the last that were opened."""
         if run.path is None or not run.warm:
             return None
-        try:
-            descriptor = self._descriptors[run] = open_run(run.path)
-        except OSError:
-            return None
-        if len(self._descriptors) > _OPEN:
-            self._close(next(iter(self._descriptors)))
-        return descriptor
-
-    def _close(self, run: Run) -> None:
-        descriptor = self._descriptors.pop(run, None)
-        if descriptor is not None:
-            os.close(descriptor)
+        data = self._open.read_now(run, run.path, offset - run.start, length)
+        if data is not None:
+            self._order.move_to_end(run)
+        return data
 
     def close(self) -> None:
         """Nothing is open any more; what is read after this opens it again."""
-        for run in list(self._descriptors):
-            self._close(run)
+        self._open.close_all()
 
     async def prefetch(self, pack: str, size: int, spans: Sequence[Span]) -> None:
         """Bring `spans` into the cache. A failure is left for the read to meet."""
@@ -281,7 +255,7 @@ class PackCache:
             if not self._packs[run.pack]:
                 del self._packs[run.pack]
             self.used -= run.length
-            self._close(run)
+            self._open.close(run)
             if run.path is not None:
                 self._doomed.append(run.path)
 

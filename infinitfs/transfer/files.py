@@ -1,9 +1,9 @@
 """Local files of the two processes, and where the calls that touch them run.
 
-Above: `worker` and `cache`. Below: the operating system.
+Above: `worker`, `cache`, and those that keep files of their own. Below: the operating system.
 Invariant: a call here may wait for a disk, so it runs where its caller's `Offload` says: in a thread, or,
-in a simulation that must be deterministic, at once. OSErrors leave `local_errors` as NoSpace or
-LocalFileFailed.
+in a simulation that must be deterministic, at once; but for `OpenFiles`, which never waits. OSErrors leave
+`local_errors` as NoSpace or LocalFileFailed.
 """
 
 import contextlib
@@ -11,15 +11,17 @@ import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import trio
 
+from infinitfs._native import room
 from infinitfs.config.disk import write_at
 from infinitfs.errors import LocalFileFailed, NoSpace
 from infinitfs.storage.base import Buffer
 
 T = TypeVar("T")
+K = TypeVar("K")
 
 
 class Offload(Protocol):
@@ -83,3 +85,47 @@ def remove(paths: Iterable[Path]) -> None:
     for path in paths:
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+def open_for_reading(path: Path) -> int:
+    """A descriptor of a file. Raises OSError."""
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+
+class OpenFiles(Generic[K]):
+    """The `most` files that were opened last of those that are read again and again: to open and close one costs what
+    reading 128 KiB does. Each has a key, under which it is closed before its name is given to another."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._descriptors: dict[K, int] = {}  # the oldest first
+
+    def read_now(self, key: K, path: Path, offset: int, length: int) -> Buffer | None:
+        """The bytes `[offset, offset + length)` of a file where they are in the kernel's memory, else None (preadv2(2),
+        RWF_NOWAIT). On the event loop: for a file that was used since the machine started."""
+        buffer = room(length)
+        try:
+            descriptor = self._descriptors.get(key)
+            if descriptor is None:
+                descriptor = self._open(key, path)
+            if os.preadv(descriptor, [buffer], offset, os.RWF_NOWAIT) != length:
+                return None
+        except OSError:
+            return None
+        return buffer
+
+    def _open(self, key: K, path: Path) -> int:
+        descriptor = self._descriptors[key] = open_for_reading(path)
+        if len(self._descriptors) > self._most:
+            self.close(next(iter(self._descriptors)))
+        return descriptor
+
+    def close(self, key: K) -> None:
+        descriptor = self._descriptors.pop(key, None)
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def close_all(self) -> None:
+        """What is read after this opens its file again."""
+        for key in list(self._descriptors):
+            self.close(key)

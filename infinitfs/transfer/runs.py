@@ -16,7 +16,7 @@ import trio
 
 from infinitfs.errors import InfinitfsError
 from infinitfs.storage.base import Buffer
-from infinitfs.transfer.files import local_errors, remove
+from infinitfs.transfer.files import local_errors, open_for_reading, remove
 
 SECTOR = 1024 * 1024
 Span = tuple[int, int]
@@ -106,11 +106,6 @@ def run_path(folder: Path, pack: str, start: int, serial: int) -> Path:
     return folder / pack[:2] / f"{pack}.{start // SECTOR}.{serial}"
 
 
-def open_run(path: Path) -> int:
-    """A descriptor of a run's file. Raises OSError."""
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-
-
 def move(source: Path, destination: Path) -> int:
     """Give a file its name in the cache and return its size in bytes. After an error it is in neither place.
 
@@ -195,7 +190,7 @@ def _read(piece: Piece, opened: dict[Run, int]) -> Buffer | None:
         return None
     try:
         if run not in opened:
-            opened[run] = open_run(run.path)
+            opened[run] = open_for_reading(run.path)
         data = os.pread(opened[run], piece.length, piece.offset)
     except OSError:
         return None

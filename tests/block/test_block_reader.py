@@ -536,6 +536,37 @@ async def test_what_the_kernel_has_in_memory_is_read_without_a_wait(tmp_path: Pa
         assert bytes(made.reader.read_now(whole, 5, 10) or b"") == text[5:15], "open"
 
 
+async def test_what_was_not_sent_yet_is_read_without_a_wait_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, small = noise(SIZE), noise(1000)
+    async with world(tmp_path) as made:
+        block, damaged = await made.stage(plain, noise(SIZE, 1), segmented=True)
+        (little,) = await made.stage(small)
+        for location in made.locate(block, damaged, little):
+            made.staging.read(location.pack, location.offset, location.length)  # the kernel has it
+        there, bad, _ = made.locate(block, damaged, little)
+        damage_file(made.staging.path(bad.pack), bad.offset + 20)
+
+        def waits(*_: object) -> bytes:
+            raise AssertionError("it was read where one may wait")
+
+        monkeypatch.setattr(made.staging, "read", waits)
+        for start, length in ((5, 10), (SEGMENT_SIZE - 5, 10), (SIZE - 9, 9)):
+            found = made.reader.read_now(there, start, length)
+            assert found is not None and bytes(found) == plain[start : start + length]
+        assert await made.read(little) == [small]
+        assert made.reader.read_now(bad, 5, 10) is None
+        monkeypatch.undo()
+        with pytest.raises(DamagedObject, match=bad.pack):
+            await made.read(damaged)
+        pack = await made.publish()
+        await made.cache.adopt(pack, made.staging.path(pack))
+        (moved,) = made.locate(block)
+        found = made.reader.read_now(moved, SIZE - 5, 5)
+        assert found is not None and bytes(found) == plain[-5:]
+
+
 async def test_parts_of_blocks_are_joined_where_they_are_to_be(tmp_path: Path) -> None:
     async with world(tmp_path) as made:
         contents = [noise(SIZE, seed) for seed in range(4)]

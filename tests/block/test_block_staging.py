@@ -245,6 +245,29 @@ async def test_reading_does_not_use_the_descriptor_of_the_writer(staging: Stagin
     assert staging.read(FIRST, 0, 100) == bytes([1]) * 100
 
 
+async def test_what_the_kernel_has_in_memory_is_read_at_once(staging: Staging, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = open_descriptors()
+    for number in range(1, 10):
+        await staging.append([frame(number)])
+    for number in range(1, 10):
+        staging.read(FIRST, 100 * (number - 1), 100)
+        assert staging.read_now(FIRST, 100 * (number - 1), 100) == bytes([number]) * 100
+    assert staging.read_now(FIRST, 850, 100) is None, "beyond its end"
+    assert staging.read_now(SECOND, 0, 1) is None, "there is none"
+    assert open_descriptors() == before + 2
+    await staging.close_packs()
+    assert staging.read_now(FIRST, 100, 100) == bytes([2]) * 100
+    monkeypatch.setattr(os, "preadv", fails(errno.EAGAIN))
+    assert staging.read_now(FIRST, 100, 100) is None, "the kernel would have to wait for the disk"
+    monkeypatch.undo()
+    staging.release(FIRST)
+    assert staging.read_now(FIRST, 100, 100) is None
+    await staging.append([frame(10)])
+    assert staging.read_now(SECOND, 0, 100) == bytes([10]) * 100
+    staging.close()
+    assert open_descriptors() == before
+
+
 # --- after a crash ---
 
 
@@ -270,6 +293,7 @@ async def test_what_was_staged_is_found_again(tmp_path: Path) -> None:
     assert staging.recover({FIRST: (size, []), SECOND: (0, entries(3))}) == [SECOND]
     assert staging.closed() == [FIRST] and staging.waiting == size
     assert staging.read(FIRST, 100, 100) == bytes([2]) * 100
+    assert staging.read_now(FIRST, 100, 100) is None, "to open it may wait for the disk"
 
 
 async def test_an_open_pack_is_cut_behind_its_last_known_frame_and_goes_on(tmp_path: Path) -> None:
