@@ -102,7 +102,7 @@ class OpenFiles(Generic[K]):
 
     def read_now(self, key: K, path: Path, offset: int, length: int) -> Buffer | None:
         """The bytes `[offset, offset + length)` of a file where they are in the kernel's memory, else None (preadv2(2),
-        RWF_NOWAIT). On the event loop: for a file that was used since the machine started."""
+        RWF_NOWAIT). On the event loop: for a file that was used lately, so that to open it takes no wait."""
         buffer = room(length)
         try:
             descriptor = self._descriptors.get(key)
