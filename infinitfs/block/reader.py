@@ -148,7 +148,8 @@ class BlockReader:
     # --- parts of blocks ---
 
     def opens_in_part(self, location: Location) -> bool:
-        return location.length == sealed_size(location.size, segmented=True)
+        """Whether its frame has the length of one in segments; of less than two it is as long as any other."""
+        return location.size > SEGMENT_SIZE and location.length == sealed_size(location.size, segmented=True)
 
     def read_now(self, location: Location, start: int, length: int) -> Buffer | None:
         """`[start, start + length)` of a block where that takes no wait, else None: what is open, and segments that the

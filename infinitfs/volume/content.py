@@ -89,8 +89,8 @@ class Content:
     async def _read_parts(
         self, file: File, plan: list[tuple[Extent, Location]], offset: int, length: int
     ) -> Buffer | None:
-        """Little of one block, for who jumps through the file, or much of some without a copy. None for others, and
-        where blocks open whole only or have holes between them."""
+        """Little, for who jumps through the file, or much without a copy. None for others, and where blocks open whole
+        only or have holes between them."""
         parts = [
             Part(
                 where,

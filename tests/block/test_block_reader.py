@@ -567,6 +567,22 @@ async def test_what_was_not_sent_yet_is_read_without_a_wait_too(
         assert found is not None and bytes(found) == plain[-5:]
 
 
+async def test_of_a_small_block_no_part_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its frame is as long as one in segments would be, and is none."""
+    async with world(tmp_path) as made:
+        small = await made.store(*(noise(size, size) for size in (1, 1000, SEGMENT_SIZE)))
+
+        def looks(*_: object) -> None:
+            raise AssertionError("a segment was looked for")
+
+        monkeypatch.setattr(made.cache, "read_now", looks)
+        for block, location in zip(small, made.locate(*small), strict=True):
+            assert made.reader.read_now(location, 0, 1) is None
+            assert await made.read_part(block, 0, 1) is None
+            assert await made.reader.read_joined([Part(location, 0, 1)]) is None
+            assert await made.read(block) == [noise(location.size, location.size)]
+
+
 async def test_parts_of_blocks_are_joined_where_they_are_to_be(tmp_path: Path) -> None:
     async with world(tmp_path) as made:
         contents = [noise(SIZE, seed) for seed in range(4)]
