@@ -196,15 +196,14 @@ class Blocks:
         are in ascending order and do not overlap."""
         self._database.begin()
         self._known.pop(ino, None)
-        ranges = [(ino, ino, edit.offset, edit.offset, edit.end, edit.offset) for edit in edits] if allocated else []
-        touched = {row[0]: Extent(*row) for row in self._database.rows_of_each(_OVERLAPPING, ranges)}
-        old = list(touched.values())
+        old = self._overlapping(ino, edits) if allocated else []
         new = edited(old, edits)
-        kept = {extent.offset for extent in new}
-        self._connection.executemany(
-            "DELETE FROM extents WHERE ino = ? AND offset = ?",
-            [(ino, extent.offset) for extent in old if extent.offset not in kept],
-        )
+        if old:
+            kept = {extent.offset for extent in new}
+            self._connection.executemany(
+                "DELETE FROM extents WHERE ino = ? AND offset = ?",
+                [(ino, extent.offset) for extent in old if extent.offset not in kept],
+            )
         self._connection.executemany(
             "INSERT OR REPLACE INTO extents VALUES (?, ?, ?, ?, ?)", [(ino, *extent) for extent in new]
         )
@@ -212,6 +211,12 @@ class Blocks:
         changes.subtract(extent.block for extent in old)
         self._count(changes)
         return allocated + sum(extent.length for extent in new) - sum(extent.length for extent in old)
+
+    def _overlapping(self, ino: int, edits: Sequence[Edit]) -> list[Extent]:
+        """The extents that edits touch, in order."""
+        ranges = [(ino, ino, edit.offset, edit.offset, edit.end, edit.offset) for edit in edits]
+        touched = {row[0]: Extent(*row) for row in self._database.rows_of_each(_OVERLAPPING, ranges)}
+        return list(touched.values())
 
     def remove_extents(self, ino: int) -> None:
         """The file has no extents from now on; nobody edits them again."""
@@ -230,6 +235,8 @@ class Blocks:
                 new.death = None if new.refs else self._database.position
             elif change:
                 stored.append((block,))
+        if not stored:
+            return
         rows = []
         for block, refs, pack in self._database.rows_of_each(_REFS, stored):
             counted = refs + changes[block]
