@@ -53,13 +53,17 @@ def mount(
     reader, writer = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
+    # Held back meanwhile: an interrupt that meets Python's own work before and after a fork is lost.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     if os.fork():
         os.close(writer)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         _await_answer(reader, request)
         return
     try:
         os.close(reader)
         _detach()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         _serve_in_background(paths, request, identity, account, find_account, writer)
     finally:
         os._exit(0)  # never back into the caller's code, which belongs to the parent

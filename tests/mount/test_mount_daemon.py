@@ -6,6 +6,7 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -167,6 +168,31 @@ def test_who_interrupts_a_mount_before_it_is_there_ends_it(home: Home, drive: Pa
     command.communicate(timeout=PATIENCE)
     assert select.select([descriptor], [], [], PATIENCE)[0]
     os.close(descriptor)
+    home.mount(drive).unmount()
+
+
+_INTERRUPTED = """
+import os, signal
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+os.register_at_fork(after_in_parent=interrupt, after_in_child=interrupt)
+from infinitfs.cli.main import run
+run()
+"""
+
+
+def test_an_interrupt_that_meets_the_fork_is_not_lost(home: Home, drive: Path) -> None:
+    """Python drops what is raised while it calls back after a fork."""
+    done = subprocess.run(
+        [sys.executable, "-c", _INTERRUPTED, "mount", VOLUME, str(drive)],
+        env=home.environ,
+        cwd=home.folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert (done.returncode, done.stdout) == (130, "")
     home.mount(drive).unmount()
 
 
