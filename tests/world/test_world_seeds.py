@@ -1,6 +1,6 @@
 """Worlds, as many as fit in the time: nothing acknowledged is lost in any of them.
 
-WORLD_SECONDS (90 where it is not set) says how long; WORLD_START the first seed.
+WORLD_SECONDS (45 where it is not set) says how long; WORLD_START the first seed.
 """
 
 import os
@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.world.run import run
 
-_SECONDS = float(os.environ.get("WORLD_SECONDS", "90"))
+_SECONDS = float(os.environ.get("WORLD_SECONDS", "45"))
 _START = int(os.environ.get("WORLD_START", "0"))
 
 
