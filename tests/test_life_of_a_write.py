@@ -107,7 +107,7 @@ async def test_a_write_and_a_read_through_every_layer(tmp_path: Path, monkeypatc
         inode = await volume.create(ROOT, b"report.txt", MODE, 0, 0)
         volume.open(inode.ino)
         assert await operations.write(inode.ino, 0, CONTENT) == len(CONTENT)
-        file = vars(volume)["_files"][inode.ino]
+        file = vars(volume)["_in_core"].opened(inode.ino)
         assert [(run.offset, b"".join(run.chunks)) for run in file.dirty.runs()] == [(0, CONTENT)]
         assert volume.attributes(inode.ino).size == len(CONTENT)
         assert database.rows("SELECT * FROM extents") == []

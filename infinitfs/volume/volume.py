@@ -26,7 +26,6 @@ from infinitfs.errors import (
     ReadOnly,
 )
 from infinitfs.file.extents import Edit
-from infinitfs.file.file import File
 from infinitfs.storage.base import Buffer
 from infinitfs.transfer.background import together
 from infinitfs.volume.blocks import END, Blocks
@@ -35,13 +34,13 @@ from infinitfs.volume.clock import Clock
 from infinitfs.volume.collector import Collector
 from infinitfs.volume.content import Content
 from infinitfs.volume.database import Database
+from infinitfs.volume.incore import InCore
 from infinitfs.volume.inodes import Inode
 from infinitfs.volume.intents import Intents
 from infinitfs.volume.lease import Lease
 from infinitfs.volume.namespace import Entry, Namespace
 from infinitfs.volume.publisher import Publisher
 from infinitfs.volume.room import Room
-from infinitfs.volume.uses import Uses
 from infinitfs.volume.writeback import WriteBack
 
 _log = logging.getLogger(__name__)
@@ -100,10 +99,7 @@ class Volume:
         self._kernel_times = kernel_times
         self._remote_fsync = remote_fsync
         self._intents = intents
-        self._files: dict[int, File] = {}
-        self._uses = Uses()
-        self._unlinked: set[int] = set()  # and in use; the kernel forgets a million others at once
-        write_back.at_clean = self._drop_idle
+        self._in_core = InCore(namespace, blocks, write_back)
         publisher.before_cut = write_back.flush_intended
 
     # --- running ---
@@ -144,7 +140,7 @@ class Volume:
         if not self._namespace.inodes:
             self._namespace.create_root(uid, gid, self._clock.now())
         for ino in self._namespace.unlinked():
-            self._remove(ino)
+            self._in_core.remove(ino)
 
     async def _commit_in_time(self) -> None:
         while True:
@@ -186,10 +182,7 @@ class Volume:
         """What was fsynced and not flushed when the last mount was killed is in memory again. Raises LocalDiskFailed
         where it is not whole."""
         for change in await self._intents.replay():
-            inode = self._namespace.inode(change.ino)
-            file = self._files.get(change.ino)
-            if file is None:
-                file = self._files[change.ino] = File(change.ino, inode.size)
+            inode, file = self._namespace.inode(change.ino), self._in_core.bring(change.ino)
             for offset, data in change.pieces:
                 self._write_back.write(file, offset, data)
             file.mtime = file.mtime if change.mtime is None else change.mtime
@@ -219,64 +212,22 @@ class Volume:
 
     def use(self, ino: int, count: int = 1) -> None:
         """The kernel knows the inode, or somebody has it open: it stays though its last link goes."""
-        self._uses.add(ino, count)
+        self._in_core.use(ino, count)
 
     def release_use(self, ino: int, count: int = 1) -> None:
-        if self._uses.remove(ino, count) and ino in self._unlinked:
-            self._unlinked.remove(ino)
-            if self._namespace.inode(ino).nlink == 0:  # not where the database failed and took it back
-                self._remove(ino)
-
-    def _drop_idle(self, file: File) -> None:
-        """A file that nobody has open and that is stored as it is needs no place in memory."""
-        if not file.opens and not file.needs_flush:
-            self._files.pop(file.ino, None)
-            self._write_back.drop_tail(file)
-
-    def _remove(self, ino: int) -> None:
-        file = self._files.pop(ino, None)
-        if file is not None:
-            self._write_back.forget(file)
-        if self._namespace.inode(ino).allocated:
-            self._blocks.remove_extents(ino)
-        self._namespace.remove(ino)
-
-    def _after_unlink(self, inode: Inode | None) -> None:
-        if inode is None or inode.nlink:
-            return
-        if inode.ino in self._uses:
-            self._unlinked.add(inode.ino)
-        else:
-            self._remove(inode.ino)
+        self._in_core.release_use(ino, count)
 
     # --- names ---
 
     def attributes(self, ino: int) -> Inode:
-        return self._current(self._namespace.inode(ino))
-
-    def _current(self, inode: Inode) -> Inode:
-        file = self._files.get(inode.ino)
-        if file is None:
-            return inode
-        return inode._replace(
-            size=file.size,
-            allocated=min(inode.allocated + file.bytes_in_memory, file.size),
-            mtime=inode.mtime if file.mtime is None else file.mtime,
-            ctime=inode.ctime if file.ctime is None else file.ctime,
-        )
+        return self._in_core.current(self._namespace.inode(ino))
 
     def lookup(self, parent: int, name: bytes) -> Inode | None:
         inode = self._namespace.lookup(parent, name)
-        return inode if inode is None or inode.ino not in self._files else self._current(inode)
+        return None if inode is None else self._in_core.current(inode)
 
     def entries(self, parent: int, after: int) -> Iterator[Entry]:
-        entries = self._namespace.entries(parent, after)
-        if not self._files:
-            return entries
-        return (self._current_entry(entry) if entry[2] in self._files else entry for entry in entries)
-
-    def _current_entry(self, entry: Entry) -> Entry:
-        return *entry[:2], *self.attributes(entry[2]).attributes
+        return self._in_core.current_entries(self._namespace.entries(parent, after))
 
     async def create(
         self,
@@ -297,24 +248,18 @@ class Volume:
     async def link(self, ino: int, parent: int, name: bytes) -> Inode:
         now = await self._change()
         linked = self._namespace.link(ino, parent, name, now)
-        self._overtake(ino, now)
-        return self._current(linked)
-
-    def _overtake(self, ino: int, now: int) -> None:
-        """The inode changed in the tables: an older ctime that waits for a flush must neither hide nor replace this."""
-        file = self._files.get(ino)
-        if file is not None and file.ctime is not None:
-            file.ctime = now
+        self._in_core.overtake(ino, now)
+        return self._in_core.current(linked)
 
     async def unlink(self, parent: int, name: bytes) -> None:
         now = await self._change()
         inode = self._namespace.unlink(parent, name, now)
-        self._overtake(inode.ino, now)
-        self._after_unlink(inode)
+        self._in_core.overtake(inode.ino, now)
+        self._in_core.after_unlink(inode)
 
     async def rmdir(self, parent: int, name: bytes) -> None:
         now = await self._change()
-        self._after_unlink(self._namespace.rmdir(parent, name, now))
+        self._in_core.after_unlink(self._namespace.rmdir(parent, name, now))
 
     async def rename(
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, *, uid: int = 0, gid: int = 0
@@ -323,7 +268,7 @@ class Volume:
         entries = (parent, name), (new_parent, new_name)
         now = await self._change()
         moved, target = (self._namespace.lookup(*entry) for entry in entries)
-        file = self._files.get(moved.ino) if moved is not None else None
+        file = self._in_core.get(moved.ino) if moved is not None else None
         if file is not None and file.needs_flush and target is not None and not self._write_back.is_intended(file):
             # Programs replace a file by a new version without fsync: the old one must not go before the new is here.
             await self._write_back.flush([file])
@@ -333,8 +278,8 @@ class Volume:
         changed = {inode.ino for inode in (moved, target) if inode is not None}
         if target is None or len(changed) == 2:  # two names of one file: nothing was done
             for ino in changed:
-                self._overtake(ino, now)
-        self._after_unlink(lost)
+                self._in_core.overtake(ino, now)
+        self._in_core.after_unlink(lost)
 
     # --- attributes ---
 
@@ -347,7 +292,7 @@ class Volume:
         elif size != self.attributes(ino).size:
             self._truncate(ino, size)
             fields = {"mtime": now, "ctime": now} | fields
-        file = self._files.get(ino)
+        file = self._in_core.get(ino)
         if file is not None and file.needs_flush:
             # A flush is on its way and stores the times with the data.
             file.mtime = fields.pop("mtime", file.mtime)
@@ -359,7 +304,7 @@ class Volume:
 
     def _truncate(self, ino: int, size: int) -> None:
         inode = self._namespace.inode(ino)
-        file = self._files.get(ino)
+        file = self._in_core.get(ino)
         if file is not None:
             self._write_back.truncate(file, size)
         allocated = inode.allocated
@@ -376,12 +321,12 @@ class Volume:
     async def set_xattr(self, ino: int, name: bytes, value: bytes) -> None:
         now = await self._change()
         self._namespace.set_xattr(ino, name, value, now)
-        self._overtake(ino, now)
+        self._in_core.overtake(ino, now)
 
     async def remove_xattr(self, ino: int, name: bytes) -> None:
         now = await self._change()
         self._namespace.remove_xattr(ino, name, now)
-        self._overtake(ino, now)
+        self._in_core.overtake(ino, now)
 
     def space(self) -> Space:
         return Space(self._room.stored, self._capacity, self._room.left(), self._namespace.inodes)
@@ -389,22 +334,14 @@ class Volume:
     # --- content ---
 
     def open(self, ino: int) -> None:
-        inode = self._namespace.inode(ino)
-        file = self._files.get(ino)
-        if file is None:
-            file = self._files[ino] = File(ino, inode.size)
-        file.opens += 1
-        self.use(ino)
+        self._in_core.open(ino)
 
     def close(self, ino: int) -> None:
-        file = self._files[ino]
-        file.opens -= 1
-        self._drop_idle(file)
-        self.release_use(ino)
+        self._in_core.close(ino)
 
     def check_error(self, ino: int) -> None:
         """Raise, once, what a flush in the background met."""
-        file = self._files.get(ino)
+        file = self._in_core.get(ino)
         if file is not None and file.error is not None:
             error, file.error = file.error, None
             raise error
@@ -414,7 +351,7 @@ class Volume:
         if offset + len(data) > END:
             raise FileTooLarge(path=f"inode {ino}")
         await self._write_back.admit(len(data))
-        file = self._files[ino]
+        file = self._in_core.opened(ino)
         if not self._kernel_times:
             file.mtime = file.ctime = now
         self._write_back.write(file, offset, data)
@@ -428,7 +365,7 @@ class Volume:
         """
         while True:
             await self._change()
-            files = [file for ino in (source, target) if (file := self._files.get(ino)) and file.needs_flush]
+            files = [file for ino in (source, target) if (file := self._in_core.get(ino)) and file.needs_flush]
             if not files:
                 break
             await self._write_back.flush(files)
@@ -439,14 +376,14 @@ class Volume:
         shared = tuple(extent._replace(length=min(extent.end, length) - extent.offset) for extent in extents)
         allocated = self._blocks.edit(target, [Edit(0, length, shared)], inodes[1].allocated)
         self._namespace.update(target, allocated=allocated)
-        if (file := self._files.get(target)) is not None:
+        if (file := self._in_core.get(target)) is not None:
             self._write_back.drop_tail(file)
 
     async def fsync(self, ino: int) -> None:
         """Content and attributes are durable here (or in the storage, as the mount was asked to) on return."""
         if not self._writable:
             return  # what is in memory is as durable as it was
-        file = self._files.get(ino)
+        file = self._in_core.get(ino)
         if file is not None and file.needs_flush and (self._remote_fsync or not await self._write_back.intend(file)):
             await self._write_back.flush([file])
         await self.sync()
@@ -462,4 +399,4 @@ class Volume:
 
         Raises DamagedObject, ObjectNotFound, StorageUnreachable.
         """
-        return self._content.read(self._files[ino], offset, length)
+        return self._content.read(self._in_core.opened(ino), offset, length)

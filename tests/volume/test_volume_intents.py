@@ -418,10 +418,10 @@ async def test_a_flush_and_a_truncation_meanwhile_count(tmp_path: Path, autojump
             for ino in (flushed, cut, gone, emptied):
                 nursery.start_soon(volume.fsync, ino)
             await trio.testing.wait_all_tasks_blocked()
-            files_open = vars(volume)["_files"]
-            await vars(volume)["_write_back"].flush([files_open[flushed]])
+            in_core = vars(volume)["_in_core"]
+            await vars(volume)["_write_back"].flush([in_core.opened(flushed)])
             await volume.write(flushed, 0, b"newer")
-            await vars(volume)["_write_back"].flush([files_open[flushed]])
+            await vars(volume)["_write_back"].flush([in_core.opened(flushed)])
             await volume.set_attributes(cut, size=100)
             await volume.set_attributes(cut, size=200)
             await volume.set_attributes(emptied, size=0)
@@ -493,7 +493,9 @@ async def test_a_flush_that_leaves_tails_leaves_none_that_was_fsynced(
         volume.open(ino)
         await volume.write(ino, 0, noise(9000))
         await volume.fsync(ino)
-        await vars(volume)["_write_back"]._flush_wanted(list(vars(volume)["_files"].values()), whole=False)
+        await vars(volume)["_write_back"]._flush_wanted(
+            list(vars(vars(volume)["_in_core"])["_files"].values()), whole=False
+        )
         await volume.sync()
         crash = Crash(tmp_path, storage, 1)
         volume.close(ino)
