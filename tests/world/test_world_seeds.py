@@ -1,6 +1,7 @@
 """Worlds, as many as fit in the time: nothing acknowledged is lost in any of them.
 
-WORLD_SECONDS (45 where it is not set) says how long; WORLD_START the first seed.
+WORLD_SECONDS (45 where it is not set) says how long, WORLD_START the first seed; `python -m tests.support.world` goes
+on for hours.
 """
 
 import os
