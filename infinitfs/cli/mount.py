@@ -6,6 +6,7 @@ Invariant: `mount` exits with 0 only once the folder is usable, `unmount` only o
 storage.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,11 +94,11 @@ def mount(
         if options[path]:
             options[path] = str(absolute(options[path]))
     given = {option: value for option, value in options.items() if value is not None}
-    mount_volume(invocation, volume, absolute(directory), foreground=foreground, **given)
+    where = mountpoint_of(directory)
+    mount_volume(invocation, volume, where, foreground=foreground, **given)
     # In the foreground nobody waits for an answer, and the volume is unmounted by now.
     if not foreground:
-        where = str(absolute(directory))
-        invocation.answer({"mounted": volume, "mountpoint": where}, f'Mounted volume "{volume}" at {where}.')
+        invocation.answer({"mounted": volume, "mountpoint": str(where)}, f'Mounted volume "{volume}" at {where}.')
 
 
 @click.command("unmount", cls=Command, example="infinitfs unmount ~/drive")
@@ -107,7 +108,7 @@ def unmount(invocation: Invocation, directory: str) -> None:
     """Unmount the folder DIR once everything in it is in the storage."""
     from infinitfs.mount.control import ask, find_mount
 
-    where = absolute(directory)
+    where = mountpoint_of(directory)
     volume_id = find_mount(invocation.paths, where)
     try:
         shown = not invocation.json and sys.stderr.isatty()
@@ -145,6 +146,12 @@ def mount_volume(
 def absolute(directory: str) -> Path:
     """The folder a user named, absolute; links in it are kept, as a stale mount cannot be looked into."""
     return Path(directory).expanduser().absolute()
+
+
+def mountpoint_of(directory: str) -> Path:
+    """The folder to mount at; where that is a link, what it leads to, as the kernel has it."""
+    where = absolute(directory)
+    return Path(os.path.realpath(where)) if where.is_symlink() else where
 
 
 def _name_and_directory(operands: list[str], name: str | None, mountpoint: str | None) -> tuple[str, str]:

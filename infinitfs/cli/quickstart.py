@@ -14,7 +14,7 @@ import click
 
 from infinitfs.cli.base import Command, pass_invocation
 from infinitfs.cli.invocation import Invocation
-from infinitfs.cli.mount import absolute, mount_volume
+from infinitfs.cli.mount import mount_volume, mountpoint_of
 from infinitfs.cli.options import passphrase_sources
 from infinitfs.cli.storage import make_filesystem_storage, place_of
 from infinitfs.cli.user import make_user, note_about_key
@@ -36,8 +36,9 @@ def quickstart(invocation: Invocation, directory: str) -> None:
     """Make a user, a storage in a local folder and a volume, where they are missing, and mount it at DIR."""
     from infinitfs.cli.status import read_status
     from infinitfs.mount.control import mounted
+    from infinitfs.mount.mountpoint import is_mounted
 
-    where = absolute(directory)
+    where = mountpoint_of(directory)
     user_name, data = _prepare(invocation)
     volume = invocation.store.volumes.get(_VOLUME)
     if volume.volume in mounted(invocation.paths):
@@ -46,6 +47,12 @@ def quickstart(invocation: Invocation, directory: str) -> None:
             raise InUse(
                 what=f'The volume "{_VOLUME}"',
                 remedy=f"it is mounted at {mountpoint}; `infinitfs unmount {mountpoint}` ends that",
+            )
+        if not is_mounted(where):
+            raise InUse(
+                what=f'The volume "{_VOLUME}"',
+                remedy=f"it was unmounted, and what was written still goes to the storage: `infinitfs unmount {where}` "
+                "waits for that",
             )
     else:
         mount_volume(invocation, _VOLUME, where)

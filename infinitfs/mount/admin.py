@@ -145,7 +145,7 @@ def set_aside(paths: Paths, record: VolumeRecord) -> Path | None:
             return None
         kept = make_private(folders.state / f"aside-{Clock().timestamp().replace(':', '')}")
         # The log before its database: neither is ever used without the other.
-        for path in (folders.staging, *sorted(moved, reverse=True)):
+        for path in (folders.staging, folders.intents, *sorted(moved, reverse=True)):
             path.rename(kept / path.name)
         return kept
     finally:

@@ -31,6 +31,7 @@ def state(paths: Paths) -> Folders:
     make_private(folders.state)
     make_private(folders.staging)
     (folders.staging / "pack").write_bytes(b"frames")
+    (folders.intents / "1").write_bytes(b"fsynced")
     for name in ("", "-shm", "-wal"):
         folders.database.with_name(folders.database.name + name).write_bytes(b"rows")
     return folders
@@ -43,13 +44,14 @@ def test_what_is_set_aside_is_whole(paths: Paths, record: VolumeRecord, state: F
     moved = {path.name for path in kept.iterdir()}
     assert {state.database.name, f"{state.database.name}-wal", state.staging.name} <= moved <= before
     assert (kept / state.staging.name / "pack").read_bytes() == b"frames"
+    assert (kept / state.intents.name / "1").read_bytes() == b"fsynced"
     assert set_aside(paths, record) is None, "nothing is left to be opened"
 
 
 def test_it_is_cut_short_with_the_database_the_last_to_go(
     paths: Paths, record: VolumeRecord, state: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A database without its packs is refused by the next mount; packs without a database would be removed by it."""
+    """A database without its packs or intents is refused by the next mount, which would remove these without one."""
     rename, moved = Path.rename, list[str]()
 
     def watched(path: Path, target: Path) -> Path:

@@ -63,6 +63,19 @@ def test_status_finds_the_mount_by_every_path_to_it(home: Home, drive: Path, tmp
     mounted.unmount()
 
 
+def test_a_link_is_mounted_at_where_it_leads(home: Home, drive: Path, tmp_path: Path) -> None:
+    """The kernel's table names the folder: by the link's name nothing would be found there."""
+    link = tmp_path / "link"
+    link.symlink_to(drive)
+    drive.mkdir()
+    assert str(drive) in home.run("mount", VOLUME, str(link))
+    (link / "file").write_text("kept")
+    assert json.loads(home.run("status", str(drive), "--json"))["mountpoint"] == str(drive)
+    mounted = home.mounted(drive)
+    home.run("unmount", str(link))
+    assert mounted.over and not drive.is_mount()
+
+
 def test_status_answers_while_programs_are_busy(home: Home, drive: Path) -> None:
     mounted = home.mount(drive)
     with subprocess.Popen(
@@ -295,4 +308,10 @@ def test_quickstart_twice(home: Home, drive: Path, tmp_path: Path) -> None:
     mounted.unmount()
     home.run("quickstart", str(drive))
     assert (drive / "note").read_text() == "kept"
-    home.mounted(drive).unmount()
+    mounted = home.mounted(drive)
+    os.kill(mounted.transfer() or 0, signal.SIGSTOP)
+    (drive / "note").write_text("kept on")
+    subprocess.run(["umount", str(drive)], check=True, timeout=PATIENCE)
+    assert "it was unmounted" in home.refused(11, "quickstart", str(drive)), "and nobody writes into the bare folder"
+    os.kill(mounted.transfer() or 0, signal.SIGCONT)
+    mounted.wait()
