@@ -61,8 +61,7 @@ def mount(
         _await_answer(reader, request)
         return
     try:
-        os.close(reader)
-        _detach()
+        _detach(writer)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         _serve_in_background(paths, request, identity, account, find_account, writer)
     finally:
@@ -80,11 +79,13 @@ def _await_answer(reader: int, request: MountRequest) -> None:
     raise MountFailed(mountpoint=request.directory, reason="the mount ended without a word; see its log")
 
 
-def _detach() -> None:
-    """Nothing of the terminal held open, no folder held busy. Who interrupts the command before it has an answer ends
-    this process, too."""
+def _detach(writer: int) -> None:
+    """Nothing that was inherited held open but the terminal's descriptors, which lead nowhere, and `writer`; no folder
+    held busy. Who interrupts the command before it has an answer ends this process, too."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.chdir("/")
+    os.closerange(3, writer)
+    os.closerange(writer + 1, os.sysconf("SC_OPEN_MAX"))
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)

@@ -196,6 +196,17 @@ def test_an_interrupt_that_meets_the_fork_is_not_lost(home: Home, drive: Path) -
     home.mount(drive).unmount()
 
 
+def test_nothing_that_the_command_had_open_stays_open(home: Home, drive: Path) -> None:
+    """Or a lock that a script holds around it is held for as long as the mount is there."""
+    reader, writer = os.pipe()
+    command = [*PROGRAM, "mount", VOLUME, str(drive)]
+    subprocess.run(command, env=home.environ, cwd=home.folder, check=True, pass_fds=[writer], timeout=PATIENCE)
+    os.close(writer)
+    assert select.select([reader], [], [], PATIENCE)[0] and os.read(reader, 1) == b""
+    os.close(reader)
+    home.mounted(drive).unmount()
+
+
 def test_a_mount_that_nobody_waits_for_any_more_ends(home: Home, drive: Path) -> None:
     command = home.start("mount", VOLUME, str(drive))
     wait_until(lambda: bool(_children(command.pid)), "the start of the mount's process")
