@@ -149,9 +149,12 @@ def absolute(directory: str) -> Path:
 
 
 def mountpoint_of(directory: str) -> Path:
-    """The folder to mount at; where that is a link, what it leads to, as the kernel has it."""
+    """The folder to mount at; where that is a link, what it leads to, as the kernel has it. What is mounted there may
+    be dead or hang, and is not looked at."""
+    from infinitfs.mount.mountpoint import is_mounted
+
     where = absolute(directory)
-    return Path(os.path.realpath(where)) if where.is_symlink() else where
+    return Path(os.path.realpath(where)) if not is_mounted(where) and where.is_symlink() else where
 
 
 def _name_and_directory(operands: list[str], name: str | None, mountpoint: str | None) -> tuple[str, str]:

@@ -32,7 +32,7 @@ from infinitfs.block.writer import BlockWriter
 from infinitfs.config.model import StorageRecord, VolumeRecord
 from infinitfs.config.paths import Paths
 from infinitfs.config.store import Store
-from infinitfs.errors import DamagedRecord, StorageUnreachable
+from infinitfs.errors import DamagedRecord, MountFailed, StorageUnreachable
 from infinitfs.keys import RandomBytes
 from infinitfs.keys.identity import Identity
 from infinitfs.mount.folders import Folders, own_state, take_lock
@@ -172,6 +172,11 @@ class Composition:
             volume = self._volume(local, flush_lock, publisher)
             if self.writable:
                 await _recover(local.staging, local.blocks, publisher, self.machine.offload)
+            elif not local.namespace.inodes:
+                raise MountFailed(
+                    mountpoint=self.request.directory,
+                    reason="nothing was ever written to the volume: mount it once without --read-only",
+                )
             await volume.replay()
             async with volume.running():
                 if claim:

@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import trio
 
 from infinitfs import __version__
 from infinitfs.config.paths import Paths
-from infinitfs.errors import InfinitfsError, InUse, MountFailed, UnmountFailed, UsageError
+from infinitfs.errors import InfinitfsError, InUse, MountFailed, ReadOnly, UnmountFailed, UsageError
 from infinitfs.keys.identity import Identity
 from infinitfs.mount import control, mountpoint
 from infinitfs.mount.compose import open_session
@@ -44,6 +45,7 @@ _ELSEWHERE = (
     "it is unmounted here, but a program with an open file, or a container or a service with mounts of its own, still "
     "has it: stop that, then the rest is stored"
 )
+_WRITING = ("collect", "store")  # commands that a volume mounted read-only refuses
 _OBSERVED = 2.0  # seconds between two looks at how fast bytes move
 
 
@@ -64,17 +66,24 @@ async def serve(
 
     Raises what `open_session` raises, MountFailed, and what kept the rest from being stored.
     """
+    mount: _Mount | None = None
     async with background() as nursery:
         nursery.start_soon(notifier.run)
-        async with open_session(paths, request, identity, account) as session:
-            mount = _Mount(session, request, find_account, notifier)
-            record = control.MountRecord(request.volume, session.status().volume_id, request.directory, os.getpid())
-            await nursery.start(lambda task_status: control.serve(paths, record, mount.answer, task_status=task_status))
-            nursery.start_soon(mount.heed_signals)
-            async with background() as observing:  # which must end before the session does
-                observing.start_soon(mount.observe)
-                await mount.mounted(ready)
-                await mount.finish()
+        try:
+            async with open_session(paths, request, identity, account) as session:
+                mount = _Mount(session, request, find_account, notifier)
+                record = control.MountRecord(request.volume, session.status().volume_id, request.directory, os.getpid())
+                answering = partial(control.serve, paths, record, mount.answer)
+                await nursery.start(answering)
+                nursery.start_soon(mount.heed_signals)
+                async with background() as observing:  # which must end before the session does
+                    observing.start_soon(mount.observe)
+                    await mount.mounted(ready)
+                    await mount.finish()
+        except InfinitfsError as error:
+            if mount is None:
+                raise
+            mount.failure = mount.failure or error  # a session that does not close has its word to tell, too
         await mount.tell()
     if mount.failure is not None:
         raise mount.failure
@@ -134,7 +143,8 @@ class _Mount:
         await self._notifier.enter(Phase.STOPPING if self._signalled else Phase.UNMOUNTED)
         try:
             await self._drain()
-            _log.info("Everything is in the storage.")
+            if not self._request.read_only:
+                _log.info("Everything is in the storage.")
         except InfinitfsError as error:
             self.failure = error
             _log.error("%s", error)
@@ -247,6 +257,8 @@ class _Mount:
         """What the control socket asks: status, unmount, collect, store (all until now), forget (what can be read
         again), clone, renew (keys)."""
         command = request["command"]
+        if command in _WRITING and self._request.read_only:
+            raise ReadOnly(reason="it was mounted read-only")
         if command == "status":
             yield self._status()
         elif command == "collect":

@@ -130,25 +130,27 @@ class Session:
             errors=stats.errors,
             restarts=stats.restarts,
             mounted_since=self._since,
-            trouble=str(publisher.trouble) if publisher.trouble else None,
+            trouble=str(trouble) if (trouble := self.volume.trouble) else None,
             pid=os.getpid(),
         )
 
     def _state(self) -> str:
         publisher = self.volume.publisher
-        if publisher.fenced is not None or self._request.read_only:
+        if self._request.read_only or publisher.fenced is not None or self.volume.database.failed is not None:
             return "read-only"
         if self.draining:
             return "draining"
         return "offline" if publisher.trouble is not None else "ready"
 
     async def drain(self, *, patience: float = GIVE_UP) -> None:
-        """Everything is in the storage when this returns.
+        """Everything is in the storage when this returns; of a volume mounted read-only nothing goes there.
 
         Raises NotDrained once the storage has taken nothing for `patience` seconds, Fenced; what is left is durable
         here.
         """
         self.draining = True
+        if self._request.read_only:
+            return  # what a killed mount left here waits for one that may write
         await self.volume.settle()
         publisher = self.volume.publisher
         with trio.CancelScope() as scope:

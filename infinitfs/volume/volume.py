@@ -195,6 +195,11 @@ class Volume:
         """Bytes that are not in the storage yet."""
         return self.publisher.backlog + self._write_back.bytes
 
+    @property
+    def trouble(self) -> InfinitfsError | None:
+        """Why changes are not stored, here or in the storage; None while all is well."""
+        return self.database.failed or self.publisher.fenced or self._write_back.trouble or self.publisher.trouble
+
     async def _change(self) -> int:
         """Before every change: whether one may be made, and its time in nanoseconds."""
         if not self._writable:

@@ -315,3 +315,23 @@ def test_quickstart_twice(home: Home, drive: Path, tmp_path: Path) -> None:
     assert "it was unmounted" in home.refused(11, "quickstart", str(drive)), "and nobody writes into the bare folder"
     os.kill(mounted.transfer() or 0, signal.SIGCONT)
     mounted.wait()
+
+
+def test_a_mount_that_may_not_write_leaves_a_backlog_alone(home: Home, drive: Path) -> None:
+    home.expect("nothing was ever written")
+    assert "nothing was ever written" in home.refused(16, "mount", VOLUME, str(drive), "--read-only")
+    mounted = home.mount(drive, "--upload-limit", "1KB")
+    with (drive / "file").open("wb") as file:
+        file.write(os.urandom(100_000))
+        os.fsync(file.fileno())
+    content = (drive / "file").read_bytes()
+    mounted.kill()
+    mounted = home.mount(drive, "--read-only")
+    assert (drive / "file").read_bytes() == content
+    assert mounted.status()["backlog_bytes"] > 0
+    assert "it was mounted read-only" in home.refused(1, "gc", VOLUME)
+    mounted.unmount()
+    mounted.wait()
+    mounted = home.mount(drive)
+    assert (drive / "file").read_bytes() == content
+    mounted.unmount()

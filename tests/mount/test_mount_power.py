@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from infinitfs.errors import LocalDiskFailed
 from tests.support.crash_writer import check
 from tests.support.mounted import STORAGE, Home, needs_fuse, wait_until
 
@@ -75,9 +76,12 @@ def attached(image: Path, folder: Path) -> Iterator[Disk]:
         subprocess.run(["umount", "-l", str(folder)], check=False, capture_output=True)
 
 
-@pytest.mark.fuse
-@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mkfs.ext4") is None, reason="only root makes a disk, with mkfs")
-@needs_fuse[1]
+pytestmark = [
+    *needs_fuse,
+    pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mkfs.ext4") is None, reason="only root makes a disk"),
+]
+
+
 def test_whatever_was_acknowledged_survives_a_failing_disk_and_a_power_cut(
     template: Path, drive: Path, tmp_path: Path, new_home: Callable[[str], Home]
 ) -> None:
@@ -131,3 +135,18 @@ def test_whatever_was_acknowledged_survives_a_failing_disk_and_a_power_cut(
         home.close()
     print(f"{_ROUNDS} power cuts, {acknowledged} acknowledged operations")
     assert acknowledged > _ROUNDS
+
+
+def test_a_mount_whose_disk_has_failed_says_so_until_its_end(home: Home, drive: Path, tmp_path: Path) -> None:
+    """What it keeps on this machine is on that disk, its storage and what commands find it by are not."""
+    with attached(tmp_path / "image", home.root / "state") as disk:
+        mounted = home.mount(drive)
+        (drive / "before").write_bytes(b"stored")
+        mounted.stored()
+        disk.fail()
+        (drive / "after").write_bytes(b"in the kernel's memory")
+        wait_until(lambda: mounted.status()["state"] == "read-only", "what the disk answered")
+        assert "failed" in mounted.status()["trouble"]
+        sentence = home.refused(LocalDiskFailed.exit_code, "unmount", str(drive))
+        assert "failed" in sentence, "and not that the mount was silent"
+        mounted.wait()

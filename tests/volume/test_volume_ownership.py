@@ -127,7 +127,7 @@ async def test_a_take_over_fences_the_old_writer(autojump_clock: MockClock, tmp_
                 with pytest.raises(Fenced):
                     await attempt
             assert await content(old.volume, ino) == b"content"
-            assert old.status().state == "read-only"
+            assert old.status().state == "read-only" and "alice on new" in str(old.status().trouble)
             assert old.volume.publisher.unsent
             await put(new.volume, b"more", b"content")
             await new.drain()
