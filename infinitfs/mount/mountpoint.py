@@ -10,20 +10,24 @@ import errno
 import os
 import select
 import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
 from infinitfs.errors import InUse, MountFailed, UnmountFailed
 from infinitfs.mount.mountinfo import on_top
 
+_PATIENCE = 10.0  # seconds that what is mounted at a folder has to answer
 _LAYERS = 8  # killed mounts may lie on top of each other; more than this is something else
 
 
 def prepare(directory: Path) -> None:
     """A folder to mount at: made where it is missing, cleared of what killed mounts left there.
 
-    Raises MountFailed, InUse where something is mounted there that works.
+    Raises MountFailed, InUse where something is mounted there that works or hangs.
     """
+    if is_mounted(directory):
+        _check_answer(directory)
     for _ in range(_LAYERS):
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -36,6 +40,16 @@ def prepare(directory: Path) -> None:
             break
     if is_mounted(directory):
         raise InUse(what=str(directory), remedy="something is mounted there: unmount it or choose another folder")
+
+
+def _check_answer(directory: Path) -> None:
+    """A look at a folder in a process of its own, which can be ended where it takes too long."""
+    command = [sys.executable, "-ISc", "import os, sys; os.scandir(sys.argv[1])", str(directory)]
+    try:
+        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE)
+    except subprocess.TimeoutExpired:
+        remedy = "what is mounted there does not answer: end its process, then try again"
+        raise InUse(what=str(directory), remedy=remedy) from None
 
 
 def is_mounted(directory: Path) -> bool:

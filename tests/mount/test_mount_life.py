@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from infinitfs.config.paths import Paths
+from infinitfs.errors import InUse
+from infinitfs.mount import mountpoint
 from infinitfs.mount.control import ask, find_mount
 from tests.support.mounted import PATIENCE, PROGRAM, VOLUME, Home, needs_fuse, wait_until
 
@@ -138,6 +140,16 @@ def test_unmount_returns_once_the_volume_is_free(home: Home, drive: Path, store:
     os.close(lock)
     mounted.wait()
     assert sorted(store.glob("*/journal/*")) == journal
+
+
+def test_a_mount_that_hangs_is_in_use(home: Home, drive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounted = home.mount(drive)
+    monkeypatch.setattr(mountpoint, "_PATIENCE", 0.5)
+    mounted.signal(signal.SIGSTOP)
+    with pytest.raises(InUse, match="does not answer"):
+        mountpoint.prepare(drive)
+    mounted.signal(signal.SIGCONT)
+    mounted.unmount()
 
 
 def test_a_folder_that_cannot_be_mounted_at_says_why(home: Home, drive: Path) -> None:

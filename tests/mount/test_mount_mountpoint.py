@@ -94,7 +94,7 @@ def test_what_a_folder_must_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(MountFailed, match=r"File exists|Not a directory"):
             mountpoint.prepare(path)
-    mounted_by(monkeypatch, [True])
+    mounted_by(monkeypatch, [True, True])
     with pytest.raises(InUse, match="something is mounted there"):
         mountpoint.prepare(tmp_path)
 
