@@ -32,7 +32,7 @@ from infinitfs.block.writer import BlockWriter
 from infinitfs.config.model import StorageRecord, VolumeRecord
 from infinitfs.config.paths import Paths
 from infinitfs.config.store import Store
-from infinitfs.errors import DamagedRecord, MountFailed, StorageUnreachable
+from infinitfs.errors import DamagedRecord, StorageUnreachable
 from infinitfs.keys import RandomBytes
 from infinitfs.keys.identity import Identity
 from infinitfs.mount.folders import Folders, own_state, take_lock
@@ -170,13 +170,7 @@ class Composition:
             flush_lock = trio.Lock()
             publisher = self._publisher(local, flush_lock, state)
             volume = self._volume(local, flush_lock, publisher)
-            if self.writable:
-                await _recover(local.staging, local.blocks, publisher, self.machine.offload)
-            elif not local.namespace.inodes:
-                raise MountFailed(
-                    mountpoint=self.request.directory,
-                    reason="nothing was ever written to the volume: mount it once without --read-only",
-                )
+            await _recover(local.staging, local.blocks, publisher, self.machine.offload)
             await volume.replay()
             async with volume.running():
                 if claim:
@@ -197,7 +191,8 @@ class Composition:
                         with trio.CancelScope(shield=True):
                             await volume.settle()
                 if self.writable:
-                    await _release(publisher)
+                    async with volume.collector.held():
+                        await _release(publisher)
 
     def _opening(self) -> Opening:
         return Opening(
@@ -388,7 +383,8 @@ async def _claim(publisher: Publisher) -> None:
 async def _release(publisher: Publisher) -> None:
     """Give the volume up, if all of it is in the storage. Without an answer in time it stays ours: the next mount
     here goes on as its owner."""
-    if publisher.fenced is not None or publisher.unsent or publisher.trouble is not None:
+    if publisher.fenced is not None or publisher.trouble is not None:
         return
     with trio.move_on_after(GIVE_UP):
+        await publisher.publish_all()  # what a collection has changed since the drain
         await publisher.wait_for(await publisher.announce(Kind.RELEASE))

@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 VALID = 3600.0  # seconds that the kernel may keep entries and attributes without asking
 _BLOCK = 4096
-_TIMES = range(-(2**63), 2**63)  # nanoseconds that can be kept: the years 1677 to 2262
+_TIMES = range(-(2**63) + 1, 2**63)  # nanoseconds that can be kept: the years 1677 to 2262
 _XATTRS = (b"user.", b"trusted.", b"security.")
 _CAPABILITY = b"security.capability"  # what the program in a file may do: goes when the file changes
 _FORGOTTEN = 1000  # inodes, without letting another task run: the kernel names up to 65,000 at a time

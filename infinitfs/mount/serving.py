@@ -115,6 +115,11 @@ class _Mount:
         self._session.timings = operations.timings
         if self._signalled:
             return
+        if not self._session.volume.space().inodes:
+            raise MountFailed(
+                mountpoint=str(self._directory),
+                reason="nothing was ever written to the volume: mount it once without --read-only",
+            )
         try:
             pyfuse3.init(operations, str(self._directory), mount_options(self._request, self._request.volume))
         except RuntimeError as error:

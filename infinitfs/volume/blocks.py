@@ -44,6 +44,9 @@ class Blocks:
         self._packs: dict[str, int] = {}
         self._live: Counter[int] = Counter()
         self._gone: list[int] = []  # the removed files
+        self._edited: set[int] = set()  # files, in the transaction of this number
+        self._transaction = -1
+        self._lost: set[int] = set()  # files whose edits were rolled back
         self._known: dict[int, tuple[list[int], list[tuple[Extent, Location]]]] = {}  # by inode: where they start
         self._kept = 0
         self.stored = 0
@@ -57,6 +60,8 @@ class Blocks:
 
     def forget(self) -> None:
         """The tables were changed from elsewhere, or are as they were before the transaction."""
+        if self._transaction == self._database.transaction:
+            self._lost |= self._edited
         self._new.clear()
         self._numbers.clear()
         self._packs.clear()
@@ -195,6 +200,10 @@ class Blocks:
         """Change the extent map of a file, of which `allocated` bytes are stored; returns how many are then. The edits
         are in ascending order and do not overlap."""
         self._database.begin()
+        if self._transaction != self._database.transaction:
+            self._transaction = self._database.transaction
+            self._edited.clear()
+        self._edited.add(ino)
         self._known.pop(ino, None)
         old = self._overlapping(ino, edits) if allocated else []
         new = edited(old, edits)
@@ -211,6 +220,12 @@ class Blocks:
         changes.subtract(extent.block for extent in old)
         self._count(changes)
         return allocated + sum(extent.length for extent in new) - sum(extent.length for extent in old)
+
+    def check(self, ino: int) -> None:
+        """Raise what the database failed with where the tables do not say any more what a file was told to have: its
+        bytes have left memory."""
+        if ino in self._lost and self._database.failed is not None:
+            raise self._database.failed
 
     def _overlapping(self, ino: int, edits: Sequence[Edit]) -> list[Extent]:
         """The extents that edits touch, in order."""

@@ -7,6 +7,8 @@ stopped. From the condemn step on nobody deduplicates against the pack: its bloc
 """
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 import trio
@@ -51,6 +53,8 @@ class Collector:
         self._cache = cache
         self._flush_lock = flush_lock
         self._running = trio.Lock()
+        self._run = trio.CancelScope()
+        self._held = False
 
     async def run(self) -> None:
         """Free what is dead once in INTERVAL; what fails is tried again by the next run."""
@@ -66,31 +70,52 @@ class Collector:
 
     async def collect(self) -> Freed:
         """Free every pack that is dead now, also those an earlier run condemned."""
-        connection = self._database.connection
+        freed = Freed(0, 0)
         async with self._running:
-            await self._publisher.publish_all()
-            # A flush between finding a block and referring to it holds this lock.
-            async with self._flush_lock:
-                self._database.commit()  # what a flush has just brought to life is counted with its transaction
-                dead = self._database.rows(
-                    "SELECT pack FROM packs WHERE live = 0 AND size > 0 AND condemned IS NULL"
-                    " AND name NOT IN (SELECT pack FROM staged)"
-                )
-                if dead:
+            with trio.CancelScope() as self._run:
+                if self._held:
+                    return freed
+                await self._publisher.publish_all()
+                last = 0
+                while (condemned := await self._condemn(last)) is not None:
+                    last = condemned
+                    if self._publisher.has_gathered:
+                        await self._publisher.cut()
+                await self._publisher.publish_all()
+                for pack, name, size in self._database.rows(
+                    "SELECT pack, name, size FROM packs WHERE condemned <= ?", (self._publisher.position,)
+                ):
+                    await self._transfer.delete(pack_key(self._volume, bytes(name).hex()))
+                    await self._cache.discard(bytes(name).hex())
                     self._database.begin()
-                for (pack,) in dead:
-                    connection.execute("UPDATE packs SET condemned = ? WHERE pack = ?", (self._database.position, pack))
-                    connection.execute("DELETE FROM blocks WHERE pack = ?", (pack,))
-            await self._publisher.publish_all()
-            freed = Freed(0, 0)
-            for pack, name, size in self._database.rows(
-                "SELECT pack, name, size FROM packs WHERE condemned <= ?", (self._publisher.position,)
-            ):
-                await self._transfer.delete(pack_key(self._volume, bytes(name).hex()))
-                await self._cache.discard(bytes(name).hex())
-                self._database.begin()
-                connection.execute("DELETE FROM packs WHERE pack = ?", (pack,))
-                self._blocks.stored -= size
-                freed = Freed(freed.packs + 1, freed.bytes + size)
-            await self._publisher.publish_all()
-            return freed
+                    self._database.connection.execute("DELETE FROM packs WHERE pack = ?", (pack,))
+                    self._blocks.stored -= size
+                    freed = Freed(freed.packs + 1, freed.bytes + size)
+                await self._publisher.publish_all()
+        return freed
+
+    async def _condemn(self, after: int) -> int | None:
+        """Condemn the next dead pack, None without one. Of all at once the changes may not fit into a record."""
+        async with self._flush_lock:  # held by a flush between finding a block and referring to it
+            self._database.commit()  # what a flush has just brought to life is counted with its transaction
+            dead = self._database.row(
+                "SELECT pack FROM packs WHERE live = 0 AND pack > ? AND size > 0 AND condemned IS NULL"
+                " AND name NOT IN (SELECT pack FROM staged) ORDER BY pack LIMIT 1",
+                (after,),
+            )
+            if dead is None:
+                return None
+            self._database.begin()
+            connection = self._database.connection
+            connection.execute("UPDATE packs SET condemned = ? WHERE pack = ?", (self._database.position, *dead))
+            connection.execute("DELETE FROM blocks WHERE pack = ?", dead)
+        return int(dead[0])
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """From now on nothing is freed, and a run that goes on has ended in the block: what it has condemned is left to
+        the next owner."""
+        self._held = True
+        self._run.cancel()
+        async with self._running:
+            yield

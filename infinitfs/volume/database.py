@@ -141,6 +141,11 @@ class Database:
 
     # --- transactions ---
 
+    @property
+    def transaction(self) -> int:
+        """The number of the transaction that is open, or comes next."""
+        return self._commits
+
     def begin(self, *, journaled: bool = True) -> None:
         """Start a transaction where none is open. Raises LocalDiskFailed or NoSpace once the database has failed.
 

@@ -22,7 +22,7 @@ Invariants.
 import os
 import struct
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -236,10 +236,13 @@ class Intents:
 
     # --- after a crash ---
 
-    async def replay(self) -> list[Change]:
-        """What the tables do not say yet, in order. Raises LocalDiskFailed where some of it is gone or damaged."""
-        rows = self._database.rows("SELECT ino, file, offset, length, clip FROM intents ORDER BY intent")
-        return [await self._offload(partial(self._read, *row)) for row in rows]
+    async def replay(self, apply: Callable[[Change], None]) -> None:
+        """What the tables do not say yet, in order, one at a time: many may be of the same bytes.
+
+        Raises LocalDiskFailed where some of it is gone or damaged.
+        """
+        for row in self._database.rows("SELECT ino, file, offset, length, clip FROM intents ORDER BY intent"):
+            apply(await self._offload(partial(self._read, *row)))
 
     def _read(self, ino: int, file: int, offset: int, length: int, clip: int) -> Change:
         try:

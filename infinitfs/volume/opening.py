@@ -155,8 +155,7 @@ class Opening:
                 await self._verify(history, checkpoint)
                 while found := await self._following(history.position):
                     for position, data in found:
-                        if not await self._apply(database, history, position, data):
-                            return True
+                        await self._apply(database, history, position, data)
         except (StorageUnreachable, trio.TooSlowError) as error:
             if not ours:
                 raise
@@ -221,13 +220,18 @@ class Opening:
             found.append((position, data))
         return found
 
-    async def _apply(self, database: Database, history: History, position: int, data: bytes) -> bool:
-        """Apply one record; False where it is one of ours that waits for its acknowledgement."""
+    async def _apply(self, database: Database, history: History, position: int, data: bytes) -> None:
+        """Apply one record. One of ours, whose acknowledgement was lost, is in the tables already."""
         connection = database.connection
         data, record = await self._intact(position, data)
         row = database.row("SELECT hash FROM records WHERE position = ?", (position,))
         if row is not None and bytes(row[0]) == object_hash(data):
-            return False
+            database.begin()
+            connection.execute("DELETE FROM staged WHERE position <= ?", (position,))
+            connection.execute("DELETE FROM records WHERE position = ?", (position,))
+            history.advance(position, object_hash(data), record.kind, record.owner, len(data))
+            database.commit()
+            return
         if record.previous != history.hash:
             raise self._rolled_back(position)
         self._check_nothing_unsent(database, f"{record.owner.user} on {record.owner.host}")
@@ -236,7 +240,6 @@ class Opening:
         history.advance(position, object_hash(data), record.kind, record.owner, len(data))
         database.commit()
         database.position = history.position + 1
-        return True
 
     async def _intact(self, position: int, data: bytes) -> tuple[bytes, Record]:
         """A record and its object, asked for once more where it is damaged: it may have been so on its way alone."""

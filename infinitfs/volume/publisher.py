@@ -143,6 +143,11 @@ class Publisher:
             + self._database.outbox_bytes
         )
 
+    @property
+    def has_gathered(self) -> bool:
+        """Whether so much is to go into the next record that it is cut however many wait for the storage."""
+        return self._database.outbox_bytes >= _GATHERED
+
     def _count(self, sql: str) -> int:
         row = self._database.row(sql)
         return int(row[0])
@@ -225,7 +230,8 @@ class Publisher:
         )
         self._database.connection.execute("DELETE FROM outbox WHERE position = ?", (position,))
         self._database.outbox_bytes -= sum(map(len, changesets))
-        await self._database.sync()
+        with trio.CancelScope(shield=True):  # or nobody would send it, though it is there
+            await self._database.sync()
         self._durable = position
         self._notify()
 
@@ -265,6 +271,10 @@ class Publisher:
             self._notify()
         return self.fenced
 
+    def look_again(self) -> None:
+        """The database has failed: who waits for the storage waits for nothing."""
+        self._notify()
+
     def _notify(self) -> None:
         """Wake everyone who waits for something to happen here."""
         self._progress.set()
@@ -290,7 +300,7 @@ class Publisher:
                 continue
             aged = trio.current_time() - self._unsent_since >= LINGER and self.pending_records < _WAITING
             try:
-                if aged or self._database.outbox_bytes >= _GATHERED:
+                if aged or self.has_gathered:
                     await self.cut()
             except InfinitfsError as error:
                 _log.error("%s", error)
@@ -392,12 +402,15 @@ class Publisher:
     async def wait_for(self, position: int) -> None:
         """Return once the storage has acknowledged every record up to `position`.
 
-        Raises Fenced. Storage trouble is waited out: a caller that gives up sooner cancels.
+        Raises Fenced, and what the database failed with. Storage trouble is waited out: a caller that gives up sooner
+        cancels.
         """
         self._calm.set()
         while self._history.position < position:
             if self.fenced is not None:
                 raise self.fenced
+            if self._database.failed is not None:
+                raise self._database.failed
             await self._progress.wait()
 
     async def publish_all(self) -> None:

@@ -36,7 +36,7 @@ from infinitfs.volume.content import Content
 from infinitfs.volume.database import Database
 from infinitfs.volume.incore import InCore
 from infinitfs.volume.inodes import Inode
-from infinitfs.volume.intents import Intents
+from infinitfs.volume.intents import Change, Intents
 from infinitfs.volume.lease import Lease
 from infinitfs.volume.namespace import Entry, Namespace
 from infinitfs.volume.publisher import Publisher
@@ -132,6 +132,7 @@ class Volume:
             if self.database.failed is None and not isinstance(failure, LocalDiskFailed):
                 raise
             self.database.failed = self.database.failed or failure
+            self.publisher.look_again()
             _log.error("The volume is read-only from now on: %s", failure)
 
     def take_charge(self, uid: int, gid: int) -> None:
@@ -151,6 +152,7 @@ class Volume:
             self.publisher.changed()
             if self.database.log_is_long:
                 await self.database.relieve()
+                self.publisher.changed()  # what a sync has committed meanwhile
 
     async def _sync_in_time(self) -> None:
         while True:
@@ -181,14 +183,16 @@ class Volume:
     async def replay(self) -> None:
         """What was fsynced and not flushed when the last mount was killed is in memory again. Raises LocalDiskFailed
         where it is not whole."""
-        for change in await self._intents.replay():
-            inode, file = self._namespace.inode(change.ino), self._in_core.bring(change.ino)
-            for offset, data in change.pieces:
-                self._write_back.write(file, offset, data)
-            file.mtime = file.mtime if change.mtime is None else change.mtime
-            # What was done to its names or attributes since has a newer one.
-            file.ctime = file.ctime if change.ctime is None else max(change.ctime, inode.ctime)
-            self._write_back.note_times(file)
+        await self._intents.replay(self._replay_change)
+
+    def _replay_change(self, change: Change) -> None:
+        inode, file = self._namespace.inode(change.ino), self._in_core.bring(change.ino)
+        for offset, data in change.pieces:
+            self._write_back.write(file, offset, data)
+        file.mtime = file.mtime if change.mtime is None else change.mtime
+        # What was done to its names or attributes since has a newer one.
+        file.ctime = file.ctime if change.ctime is None else max(change.ctime, inode.ctime)
+        self._write_back.note_times(file)
 
     @property
     def backlog(self) -> int:
@@ -402,6 +406,8 @@ class Volume:
     def read(self, ino: int, offset: int, length: int) -> Awaitable[Buffer]:
         """Up to `length` bytes of an open file from `offset` on, fewer at its end.
 
-        Raises DamagedObject, ObjectNotFound, StorageUnreachable.
+        Raises DamagedObject, ObjectNotFound, StorageUnreachable; once the database has failed, what it failed with.
         """
+        if self.database.failed is not None:
+            self._blocks.check(ino)
         return self._content.read(self._in_core.opened(ino), offset, length)

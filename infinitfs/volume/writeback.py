@@ -131,13 +131,20 @@ class WriteBack:
             self._stir()
 
     def truncate(self, file: File, size: int) -> None:
-        before = file.bytes_in_memory
-        file.truncate(size)
-        self.bytes += file.bytes_in_memory - before
+        self._cut(file, size)
         if file.needs_flush:
             self._intents.clip(file.ino, size)
         else:
             self._intents.contain(file.ino, self._intents.last)
+            self._dirty.pop(file.ino, None)
+            self.at_clean(file)
+
+    def _cut(self, file: File, size: int) -> None:
+        """Memory has nothing of the file behind `size`; with that there may be room for others."""
+        before = file.bytes_in_memory
+        file.truncate(size)
+        self.bytes += file.bytes_in_memory - before
+        self._notify()
 
     def note_times(self, file: File) -> None:
         """The file has times that are not stored yet."""
@@ -145,9 +152,7 @@ class WriteBack:
 
     def forget(self, file: File) -> None:
         """The file is gone: what is dirty of it needs no flush."""
-        before = file.bytes_in_memory
-        file.truncate(0)
-        self.bytes += file.bytes_in_memory - before
+        self._cut(file, 0)
         file.mtime = file.ctime = None
         self._intents.contain(file.ino, self._intents.last)
         self._dirty.pop(file.ino, None)

@@ -15,13 +15,16 @@ from trio.testing import MockClock
 
 from infinitfs.errors import InfinitfsError
 from infinitfs.file.extents import Edit, Extent
+from infinitfs.keys import frame
 from infinitfs.mount.session import Session
 from infinitfs.storage.memory import MemoryStorage
+from infinitfs.volume import publisher
 from infinitfs.volume.blocks import END
 from infinitfs.volume.database import Database
 from infinitfs.volume.journal import JOURNAL
 from infinitfs.volume.namespace import ROOT
-from tests.support.faults import Call, FailAfter, FailBefore, Fault, FaultyStorage
+from tests.support.faults import Call, Delay, FailAfter, FailBefore, Fault, FaultyStorage
+from tests.support.held import Held
 from tests.support.volumes import content, copy_of, drained, killed, make_volume, opened_volume, packs, picture, put
 
 OPENED = make_volume()
@@ -318,3 +321,100 @@ async def play(program: list[Step], folder: Path) -> None:
 def test_no_pack_with_a_live_block_is_ever_deleted(program: list[Step]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         trio.run(partial(play, program, Path(folder)), clock=MockClock(autojump_threshold=0))
+
+
+# --- a run that goes on while the volume is closed
+
+
+async def until_it_deletes(
+    storage: FaultyStorage, session: Session, count: int, delay: float, put_delay: float
+) -> None:
+    """Return when the run of the first hour has sent its first DELETE; each takes `delay` seconds from then on."""
+    for number in range(count):
+        await put(session.volume, b"dead %d" % number, noise(number, 70_000))
+        await drained(session)
+    for number in range(count):
+        await session.volume.unlink(ROOT, b"dead %d" % number)
+    await session.volume.drain()
+    deleting = trio.Event()
+
+    def plan(call: Call) -> Fault:
+        if call.operation != "delete":
+            return Delay(put_delay)
+        deleting.set()
+        return Delay(delay)
+
+    storage.plan = plan
+    await deleting.wait()
+
+
+async def test_a_volume_is_given_up_though_a_run_goes_on(autojump_clock: MockClock, tmp_path: Path) -> None:
+    storage = FaultyStorage(MemoryStorage(), lambda call: None)
+    async with opened_volume(storage, tmp_path / "one", OPENED) as session:
+        await until_it_deletes(storage, session, 60, 0.05, 0.05)
+        await trio.sleep(0.5)
+        await session.drain()
+    async with opened_volume(storage.inner, tmp_path / "two", OPENED) as session:  # and is free for another machine
+        await session.volume.collector.collect()
+
+
+async def test_no_change_of_a_run_follows_the_release(autojump_clock: MockClock, tmp_path: Path) -> None:
+    storage = FaultyStorage(MemoryStorage(), lambda call: None)
+    async with opened_volume(storage, tmp_path / "one", OPENED) as session:
+        await until_it_deletes(storage, session, 3, 1.0, 0.7)
+        await trio.sleep(0.7)
+        await session.drain()
+    async with opened_volume(storage.inner, tmp_path / "two", OPENED) as session:
+        await put(session.volume, b"file", b"content")
+        await session.drain()
+    async with opened_volume(storage.inner, tmp_path / "one", OPENED) as session:  # without a change of its own
+        assert session.volume.lookup(ROOT, b"file") is not None
+
+
+async def test_no_change_of_a_run_takes_the_position_behind_the_release(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """Killed before the release is sealed, the journal would have a gap."""
+    inner, held = MemoryStorage(), Held("seal_record")
+    storage = FaultyStorage(inner, lambda call: None)
+    left: list[tuple[Path, MemoryStorage]] = []
+
+    async def crash() -> None:
+        await trio.sleep(1.2)
+        left.append((killed(tmp_path / "one", tmp_path / "killed"), copy_of(inner)))
+        held.go.set()
+
+    async with (
+        trio.open_nursery() as nursery,
+        opened_volume(storage, tmp_path / "one", OPENED, offload=held) as session,
+    ):
+        await until_it_deletes(storage, session, 3, 1.0, 0.0)
+        await session.drain()
+        held.holding = True
+        nursery.start_soon(crash)
+    home, then = left[0]
+    async with opened_volume(then, home, OPENED) as session:
+        await put(session.volume, b"file", b"content")
+        await session.drain()
+    async with opened_volume(then, tmp_path / "other", OPENED) as session:
+        assert session.volume.lookup(ROOT, b"file") is not None
+
+
+async def test_what_is_condemned_fits_into_records(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = MemoryStorage()
+    async with opened_volume(storage, tmp_path / "one", OPENED) as session:
+        for number in range(2500):
+            await put(session.volume, b"%d" % number, noise(number, 200))
+        await drained(session)
+        for number in range(2500):
+            await session.volume.unlink(ROOT, b"%d" % number)
+            if number % 100 == 0:
+                await drained(session)
+        await drained(session)
+        monkeypatch.setattr(publisher, "_GATHERED", 8 << 10)
+        monkeypatch.setattr(frame, "MAX_PAYLOAD", 64 << 10)
+        freed = await session.volume.collector.collect()
+        assert freed.packs > 5 and not packs(storage)
+        await session.drain()

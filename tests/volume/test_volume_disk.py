@@ -3,15 +3,17 @@
 import random
 from pathlib import Path
 
+import apsw
 import pytest
 import trio
 from trio.testing import MockClock
 
-from infinitfs.errors import LocalDiskFailed
+from infinitfs.errors import InfinitfsError, LocalDiskFailed, NoSpace
 from infinitfs.storage.memory import MemoryStorage
 from infinitfs.volume.namespace import ROOT
 from infinitfs.volume.publisher import Publisher
-from tests.support.volumes import content, drained, make_volume, opened_volume, put
+from tests.support.faults import Delay, FaultyStorage
+from tests.support.volumes import content, copy_of, drained, killed, make_volume, opened_volume, put
 
 OPENED = make_volume()
 CONTENT = random.Random(1).randbytes(30_000)
@@ -37,3 +39,50 @@ async def test_the_volume_stays_open_where_sending_meets_the_failure(
             assert await content(volume, ino) == CONTENT
             was_open = True
     assert was_open
+
+
+async def test_who_waits_for_the_storage_learns_of_the_failure(autojump_clock: MockClock, tmp_path: Path) -> None:
+    storage = FaultyStorage(MemoryStorage(), lambda call: None)
+    ended = False
+    with pytest.raises(LocalDiskFailed):  # of what could not be closed properly
+        async with opened_volume(storage, tmp_path, OPENED) as session:
+            await drained(session)
+            storage.plan = lambda call: Delay(5)
+            await put(session.volume, b"file", 10 * CONTENT)
+
+            async def fail() -> None:
+                await trio.sleep(7)
+                session.volume.database.fail(apsw.IOError("as planned"))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(fail)
+                with trio.move_on_after(1000) as patience, pytest.raises(LocalDiskFailed, match="as planned"):
+                    await session.drain()
+            ended = not patience.cancelled_caught
+    assert ended
+
+
+async def test_nothing_is_read_as_empty_because_its_extents_were_rolled_back(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """What an fsync made durable has left memory with the flush, and the tables with the failure."""
+    storage, count = MemoryStorage(), 300
+    refused = 0
+    with pytest.raises(InfinitfsError):
+        async with opened_volume(storage, tmp_path / "one", OPENED) as session:
+            volume = session.volume
+            inos = [await put(volume, b"%d" % n, b"%d" % n * 500, durable=True) for n in range(count)]
+            connection = volume.database.connection
+            connection.pragma("max_page_count", connection.pragma("page_count"))
+            await trio.sleep(10)
+            assert volume.database.failed is not None
+            for n, ino in enumerate(inos):
+                try:
+                    assert await content(volume, ino) == b"%d" % n * 500
+                except NoSpace:
+                    refused += 1
+            home, then = killed(tmp_path / "one", tmp_path / "killed"), copy_of(storage)
+    assert refused
+    async with opened_volume(then, home, OPENED) as session:
+        for n, ino in enumerate(inos):
+            assert await content(session.volume, ino) == b"%d" % n * 500

@@ -156,3 +156,56 @@ async def test_a_writer_that_stops_leaves_nothing_on_its_way(tmp_path: Path, aut
             await trio.testing.wait_all_tasks_blocked()
             assert not vars(session.volume)["_write_back"]._batches
         session.volume.close(ino)
+
+
+@pytest.mark.parametrize("how", ["truncate", "unlink"])
+async def test_a_writer_goes_on_where_others_give_memory_up(
+    tmp_path: Path, autojump_clock: MockClock, how: str
+) -> None:
+    """Nothing is left to flush then, which wakes nobody."""
+    held = Held("_append")
+    async with opened_volume(MemoryStorage(), tmp_path / "one", offload=held) as session:
+        volume = session.volume
+        vars(volume)["_kernel_times"] = True
+        one, two = [(await volume.create(ROOT, name, FILE, 0, 0)).ino for name in (b"large", b"other")]
+        for ino in one, two:
+            volume.open(ino)
+        await volume.write(two, 0, noise(HIGH // 10))
+        await volume.settle()
+        held.holding = True
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(volume.publisher.cut)  # which ends the open pack, and takes a while
+            await trio.testing.wait_all_tasks_blocked()
+            await volume.write(one, 0, noise(10 * HIGH))
+            with trio.move_on_after(1000) as patience:
+                async with trio.open_nursery() as writing:
+                    writing.start_soon(volume.write, two, 0, b"content")
+                    await trio.testing.wait_all_tasks_blocked()
+                    if how == "truncate":
+                        await volume.set_attributes(one, size=0)
+                    else:
+                        await volume.unlink(ROOT, b"large")
+                        volume.close(one)
+                    held.holding = False
+                    held.go.set()
+            held.go.set()
+        assert not patience.cancelled_caught
+
+
+async def test_files_that_were_emptied_leave_memory(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with opened_volume(MemoryStorage(), tmp_path / "one") as session:
+        volume = session.volume
+        vars(volume)["_kernel_times"] = True
+        for _ in range(10):
+            ino = await opened_file(session)
+            await volume.write(ino, 0, b"data")
+            await volume.fsync(ino)
+            await volume.set_attributes(ino, size=0)
+            volume.close(ino)
+            await volume.unlink(ROOT, b"file")
+        ino = await opened_file(session)
+        await volume.write(ino, 0, b"data")
+        volume.close(ino)
+        await volume.set_attributes(ino, size=0)
+        await drained(session)
+        assert not vars(volume)["_write_back"]._dirty and vars(volume)["_in_core"].get(ino) is None

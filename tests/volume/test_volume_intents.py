@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import tracemalloc
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from infinitfs.block.writer import Storing
 from infinitfs.errors import Fenced, LocalDiskFailed, NoSpace
 from infinitfs.file.dirty import Bytes
 from infinitfs.file.file import File
+from infinitfs.mount import operations
 from infinitfs.mount.session import Session
 from infinitfs.storage.memory import MemoryStorage
 from infinitfs.volume import writeback
@@ -753,3 +755,36 @@ async def test_a_database_and_a_checkpoint_of_an_earlier_version_open(
     async with opened_volume(then, copy, OPENED) as session:
         await put(session.volume, b"file", noise(100, 2), durable=True)
         assert len(rows(session.volume)) == 1
+
+
+async def test_a_replay_has_one_at_a_time_in_memory(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Many may be of the same bytes."""
+    storage = MemoryStorage()
+    async with opened_volume(storage, tmp_path / "one", OPENED) as session:
+        volume = session.volume
+        ino = await put(volume, b"file", b"")
+        volume.open(ino)
+        for number in range(50):
+            await volume.write(ino, 0, noise(200 * KI, number))
+            await volume.fsync(ino)
+        home, then = killed(tmp_path / "one", tmp_path / "killed"), copy_of(storage)
+        volume.close(ino)
+    tracemalloc.start()
+    async with opened_volume(then, home, OPENED) as session:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert await _seen(session, b"file") == noise(200 * KI, 49)
+    assert peak < 5_000 * KI
+
+
+async def test_the_oldest_time_that_is_kept_survives(tmp_path: Path, autojump_clock: MockClock) -> None:
+    storage, oldest = MemoryStorage(), vars(operations)["_kept_time"](-(2**70))
+    async with opened_volume(storage, tmp_path / "one", OPENED) as session:
+        ino = await put(session.volume, b"file", b"data")
+        session.volume.open(ino)
+        await session.volume.set_attributes(ino, mtime=oldest)
+        await session.volume.fsync(ino)
+        home, then = killed(tmp_path / "one", tmp_path / "killed"), copy_of(storage)
+        session.volume.close(ino)
+    async with opened_volume(then, home, OPENED) as session:
+        assert session.volume.attributes(ino).mtime == oldest

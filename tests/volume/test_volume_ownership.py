@@ -15,7 +15,7 @@ from infinitfs.volume.history import History
 from infinitfs.volume.journal import JOURNAL, Kind, open_record, seal_record
 from infinitfs.volume.namespace import ROOT
 from infinitfs.volume.volume import Volume
-from tests.support.faults import FaultyStorage
+from tests.support.faults import FailAfter, FaultyStorage
 from tests.support.volumes import (
     ALICE,
     START,
@@ -316,3 +316,35 @@ async def test_the_pinned_position_is_that_of_the_last_acknowledged_record(
         assert point.owner is None
         assert (point.position, point.claims) == (positions(storage, JOURNAL)[-1], [1])
         assert point.journal_bytes == sum(len(data) for key, data in storage.objects.items() if "/journal/" in key)
+
+
+async def test_a_release_whose_answer_was_lost_lets_another_machine_in_and_this_one_back(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    inner = MemoryStorage()
+    storage = FaultyStorage(inner, lambda call: None)
+    async with opened_volume(storage, tmp_path / "one", OPENED) as session:
+        await put(session.volume, b"file", b"content")
+        await session.drain()
+        storage.plan = lambda call: FailAfter()
+    await write(inner, tmp_path / "two", b"second")
+    async with opened_volume(inner, tmp_path / "one", OPENED) as session:
+        assert names(session.volume) == {b"file", b"second"}
+
+
+async def test_changes_whose_answer_was_lost_hide_no_take_over(autojump_clock: MockClock, tmp_path: Path) -> None:
+    inner = MemoryStorage()
+    storage = FaultyStorage(inner, lambda call: None)
+    async with opened_volume(storage, tmp_path / "one", OPENED) as session:
+        await put(session.volume, b"file", b"content")
+        await session.drain()
+        storage.plan = lambda call: FailAfter()
+        await put(session.volume, b"more", b"content")
+        with trio.move_on_after(10):
+            await session.volume.drain()
+        home, then = killed(tmp_path / "one", tmp_path / "killed"), copy_of(inner)
+        storage.partitioned = True
+    async with opened_volume(then, tmp_path / "two", OPENED, take_over=True) as session:
+        await put(session.volume, b"second", b"content")
+        await session.drain()
+        await refused(then, home, VolumeOwned)

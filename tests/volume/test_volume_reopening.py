@@ -369,3 +369,23 @@ def test_the_copy_of_a_killed_home_has_all_of_a_log_that_ends_with_zeros(tmp_pat
     copied = (killed(tmp_path / "home", tmp_path / "copy") / "volume-wal").read_bytes()
     assert copied.startswith(log)
     assert len(copied) < 2**16
+
+
+@pytest.mark.parametrize("size", [30_000, 300_000])
+async def test_a_read_only_session_reads_what_was_not_sent(
+    autojump_clock: MockClock, tmp_path: Path, size: int
+) -> None:
+    """In a pack that was open when the process was killed, and in closed ones."""
+    inner, data = MemoryStorage(), random.Random(size).randbytes(size)
+    storage = FaultyStorage(inner, lambda call: None)
+    async with opened_volume(storage, tmp_path / "one") as session:
+        storage.partitioned = True
+        ino = await put(session.volume, b"file", data)
+        await session.volume.settle()
+        home, then = killed(tmp_path / "one", tmp_path / "killed"), copy_of(inner)
+        storage.partitioned = False
+    async with opened_volume(then, home, read_only=True) as session:
+        assert await content(session.volume, ino) == data
+    async with opened_volume(then, home) as session:
+        assert await content(session.volume, ino) == data
+        await session.drain()

@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from infinitfs.block.batch import Cut, Stored
@@ -15,7 +16,8 @@ from infinitfs.storage.memory import MemoryStorage
 from infinitfs.volume import writeback
 from infinitfs.volume.namespace import ROOT
 from infinitfs.volume.publisher import _YIELD, Publisher
-from tests.support.volumes import FILE, opened_volume, put
+from tests.support.held import Held
+from tests.support.volumes import FILE, FOLDER, drained, opened_volume, put
 
 SIZE = 2**20
 
@@ -105,3 +107,50 @@ async def test_closed_files_are_flushed_before_open_ones(
         await trio.sleep(0.6)
         assert memory.bytes < 20_000, "what ended at a cut point"
         volume.close(ino)
+
+
+async def test_a_record_that_was_sealed_while_nobody_waited_any_more_is_sent(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    held = Held("fdatasync")
+    async with opened_volume(MemoryStorage(), tmp_path / "one", offload=held) as session:
+        volume = session.volume
+        await drained(session)
+        await volume.create(ROOT, b"first", FOLDER, 0, 0)
+        held.holding = True
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(volume.sync)
+            await trio.testing.wait_all_tasks_blocked()
+
+            async def give_up() -> None:
+                await trio.testing.wait_all_tasks_blocked()
+                assert volume.publisher.pending_records == 1
+                waiting.cancel()
+                await trio.testing.wait_all_tasks_blocked()
+                held.holding = False
+                held.go.set()
+
+            with trio.CancelScope() as waiting:
+                nursery.start_soon(give_up)
+                await volume.publisher.publish_all()
+        with trio.move_on_after(1000) as patience:
+            await session.drain()
+        assert not patience.cancelled_caught
+
+
+async def test_what_is_committed_while_the_log_is_copied_is_sent(tmp_path: Path, autojump_clock: MockClock) -> None:
+    held = Held("_checkpoint")
+    async with opened_volume(MemoryStorage(), tmp_path / "one", offload=held) as session:
+        volume = session.volume
+        await drained(session)
+        held.holding = True
+        vars(volume.database)["_relieve_at"] = 0  # the log is long
+        await volume.create(ROOT, b"first", FOLDER, 0, 0)
+        await trio.sleep(5)  # a record is cut meanwhile
+        assert not volume.publisher.unsent
+        await volume.create(ROOT, b"second", FOLDER, 0, 0)
+        await volume.sync()
+        held.holding = False
+        held.go.set()
+        await trio.sleep(10)
+        assert not volume.publisher.unsent
