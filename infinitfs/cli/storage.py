@@ -166,6 +166,9 @@ def make_filesystem_storage(
         created=now(),
     )
     if check:
+        from infinitfs.storage.probe import make_filesystem
+
+        make_filesystem(record)
         _probe(invocation, record, None)
     invocation.store.storages.create(record)
     return record

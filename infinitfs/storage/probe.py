@@ -1,7 +1,8 @@
 """Whether a storage is what its record says, before anybody relies on it.
 
 Above: `storage create`, `storage check`; `probe_s3`, for what is particular to buckets. Below: the backends.
-Invariant: nothing but one small object of a random name is written, and it is removed again whatever happens.
+Invariant: a check writes nothing but one small object of a random name, which it removes again whatever happens. Only
+`make_filesystem` makes a storage: a check of one whose disk is away must not put another in its place.
 """
 
 import os
@@ -27,28 +28,38 @@ _LEAST_SPACE = 64 << 20  # bytes: a few packs
 _CLEAN_UP = 20  # seconds
 
 
-async def check_filesystem(record: FilesystemStorageRecord) -> list[str]:
-    """Make the folder a storage and try everything a volume will need of it. Returns warnings for the user.
+def make_filesystem(record: FilesystemStorageRecord) -> None:
+    """Make the folder a storage, for a check to follow. Blocking.
 
-    Raises UsageError, AccessDenied, NoSpace, StorageUnreachable, StorageRejected.
+    Raises UsageError, AccessDenied, NoSpace, StorageFailed, StorageRejected.
     """
     folder = Path(record.path)
     if not folder.is_absolute():
         raise UsageError(problem=f'The folder "{record.path}" of a storage must be an absolute path.')
+    try:
+        prepare(folder)
+    except OSError as error:
+        raise explain(error, record.path, "make a storage there") from error
 
-    def make() -> int:
+
+async def check_filesystem(record: FilesystemStorageRecord) -> list[str]:
+    """Try everything a volume will need of the folder, which must be a storage. Returns warnings for the user.
+
+    Raises AccessDenied, NoSpace, StorageUnreachable, StorageRejected.
+    """
+    if not await check(FilesystemStorage(Path(record.path))):
+        raise StorageRejected(storage=record.path, action="create a file only once", reason="no working hard links")
+
+    def measure() -> int:
         try:
-            prepare(folder)
-            status = os.statvfs(folder)
+            status = os.statvfs(record.path)
         except OSError as error:
-            raise explain(error, str(folder), "make a storage there") from error
+            raise explain(error, record.path, "tell its free space") from error
         return status.f_bavail * status.f_frsize
 
-    free = await trio.to_thread.run_sync(make)
+    free = await trio.to_thread.run_sync(measure)
     if free < _LEAST_SPACE:
         raise NoSpace(what=record.path, remedy="make room there or choose another disk")
-    if not await check(FilesystemStorage(folder)):
-        raise StorageRejected(storage=record.path, action="create a file only once", reason="no working hard links")
     if record.capacity > free:
         return [f'The folder "{record.path}" has only {free >> 20} MiB free, less than the capacity asked for.']
     return []

@@ -13,6 +13,7 @@ from infinitfs.benchmark.storage import PACK, connections_for, measure_storage
 from infinitfs.config.model import FilesystemStorageRecord, S3StorageRecord, StorageRecord
 from infinitfs.errors import RightMissing, StorageFailed, StorageUnreachable
 from infinitfs.storage.account import Account, StaticKeys
+from infinitfs.storage.filesystem import prepare
 from tests.support.s3_server import HOME, S3Server
 from tests.support.s3_stub import BUCKET, Fault, Refuse, Request, S3Stub
 
@@ -48,6 +49,7 @@ def stored(folder: Path) -> list[Path]:
 
 async def test_a_folder_is_measured_and_empty_again(tmp_path: Path) -> None:
     folder = tmp_path / "shelf"
+    prepare(folder)
     result = await measure(FilesystemStorageRecord(name="near", path=str(folder), created=""), None)
     assert [row.name for row in result.rows] == [
         *("PUT 4 KiB", "GET 4 KiB", "PUT 256 KiB", "GET 256 KiB", "PUT a pack", "GET a pack", "HEAD", "LIST", "DELETE")

@@ -170,6 +170,18 @@ def test_a_local_folder_is_made_and_kept(run: Run, tmp_path: Path) -> None:
     assert str(folder) in run("storage", "list").stdout
 
 
+def test_a_check_makes_no_storage_of_an_empty_mountpoint(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "usb"
+    assert run("storage", "create", "--filesystem", "usb", "--path", str(folder)).exit_code == 0
+    folder.rename(tmp_path / "away")
+    folder.mkdir()
+    for command in (("storage", "check"), ("benchmark", "storage")):
+        result = run(*command, "usb")
+        assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (13, "", 1)
+        assert f"{folder} cannot be reached (there is no .infinitfs in it: its disk is not mounted" in result.stderr
+    assert list(folder.iterdir()) == []
+
+
 def test_a_folder_that_cannot_be_made_leaves_no_record(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     result = run("storage", "create", "--filesystem", "local", "--path", str(tmp_path / "file" / "blocks"))

@@ -1,4 +1,4 @@
-"""What `storage create` finds out, against a real server and over storages that misbehave."""
+"""What `storage create` and `check` find out, over storages and folders that misbehave."""
 
 import errno
 from pathlib import Path
@@ -17,7 +17,7 @@ from infinitfs.errors import (
 from infinitfs.storage.base import Buffer
 from infinitfs.storage.filesystem import FilesystemStorage
 from infinitfs.storage.memory import MemoryStorage
-from infinitfs.storage.probe import check, check_filesystem
+from infinitfs.storage.probe import check, check_filesystem, make_filesystem
 from tests.support.faults import Call, FailBefore, Fault, FaultyStorage, Truncate
 
 
@@ -83,39 +83,48 @@ def at(folder: Path, capacity: int = 0) -> FilesystemStorageRecord:
 async def test_a_good_folder(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "storage"
     for _ in range(2):
+        make_filesystem(at(folder))
         assert await check_filesystem(at(folder)) == []
     storage = FilesystemStorage(folder)
     assert [info async for info in storage.list("")] == []
     await storage.put("a", b"1", create=True)
 
 
+async def test_a_folder_that_is_no_storage_is_not_made_one_by_a_check(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "missing") * 2:
+        with pytest.raises(StorageUnreachable, match="its disk is not mounted, or it is no storage"):
+            await check_filesystem(at(folder))
+
+
 async def test_a_capacity_the_disk_does_not_have(tmp_path: Path) -> None:
+    make_filesystem(at(tmp_path))
     (warning,) = await check_filesystem(at(tmp_path, capacity=1 << 60))
     assert "less than the capacity" in warning
 
 
-async def test_folders_that_cannot_be(tmp_path: Path) -> None:
+def test_folders_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="absolute"):
-        await check_filesystem(at(Path("relative")))
+        make_filesystem(at(Path("relative")))
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(StorageRejected, match="make a storage there"):
-        await check_filesystem(at(file))
+        make_filesystem(at(file))
 
 
-async def test_a_read_only_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: Path, mode: int, parents: bool, exist_ok: bool) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(Path, "mkdir", fail)
     with pytest.raises(AccessDenied, match="make a storage there"):
-        await check_filesystem(at(tmp_path))
+        make_filesystem(at(tmp_path))
 
 
 async def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Full:
         f_bavail, f_frsize = 1, 4096
 
+    make_filesystem(at(tmp_path))
     monkeypatch.setattr("os.statvfs", lambda folder: Full)
     with pytest.raises(NoSpace):
         await check_filesystem(at(tmp_path))
@@ -125,6 +134,7 @@ async def test_a_disk_without_hard_links(tmp_path: Path, monkeypatch: pytest.Mon
     def fail(self: Path, target: Path) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
+    make_filesystem(at(tmp_path))
     monkeypatch.setattr(Path, "hardlink_to", fail)
     with pytest.raises(StorageRejected, match="hard links"):
         await check_filesystem(at(tmp_path))
