@@ -8,6 +8,7 @@ to its GET.
 Two answers are followed at once: that the bucket is in another region, by botocore; and that the service knows no
 checksums, which then are left out. Every PUT carries one (CRC32, as a header: a trailer is what older servers take
 for a part of the body), so that bytes that changed on their way are refused instead of stored.
+A success must look like one of S3: a network that wants a login first, or a gateway, answers 200 to everything.
 A cancelled call returns at once and its thread ends by itself: a cancelled `put` may still be applied.
 """
 
@@ -30,6 +31,7 @@ from infinitfs.errors import (
     BucketNotFound,
     DamagedObject,
     InfinitfsError,
+    NotS3,
     ObjectExists,
     ObjectNotFound,
     StorageFailed,
@@ -141,6 +143,7 @@ class S3Storage(Storage):
                     raise _PastEnd from error
                 raise
             with closing(answer["Body"]) as body:
+                self._recognize(bool(answer.get("ETag") or answer.get("ContentRange")))
                 return self._cut(key, answer, body.read(), start, length)
 
         try:
@@ -163,7 +166,8 @@ class S3Storage(Storage):
             if self._checksums:
                 extra["ChecksumCRC32"] = b64encode(crc32(data).to_bytes(4, "big")).decode()
             body = bytes(data)  # botocore knows no memoryview; of bytes this is no copy
-            self._client.put_object(Bucket=self._record.bucket, Key=self._folder + key, Body=body, **extra)
+            answer = self._client.put_object(Bucket=self._record.bucket, Key=self._folder + key, Body=body, **extra)
+            self._recognize("ETag" in answer)
 
         action = f'write "{key}"'
         try:
@@ -184,13 +188,16 @@ class S3Storage(Storage):
 
         def measure() -> int:
             try:
-                return self._client.head_object(Bucket=self._record.bucket, Key=self._folder + key)["ContentLength"]
+                head = self._client.head_object(Bucket=self._record.bucket, Key=self._folder + key)
+                self._recognize("ETag" in head)
+                return head["ContentLength"]
             except ClientError as error:
                 if error.response.get("Error", {}).get("Code") not in _UNEXPLAINED:
                     raise
             # The answer to a HEAD has no body, where everybody else is told what is wrong.
             answer = self._client.get_object(Bucket=self._record.bucket, Key=self._folder + key, Range="bytes=0-0")
             with closing(answer["Body"]):
+                self._recognize("ContentRange" in answer)
                 return int(answer["ContentRange"].rpartition("/")[2])
 
         return await self._run(f'read "{key}"', key, measure)
@@ -199,7 +206,8 @@ class S3Storage(Storage):
         check_key(key)
 
         def remove() -> None:
-            self._client.delete_object(Bucket=self._record.bucket, Key=self._folder + key)
+            answer = self._client.delete_object(Bucket=self._record.bucket, Key=self._folder + key)
+            self._recognize(answer["ResponseMetadata"]["HTTPStatusCode"] == 204)
 
         try:
             await self._run(f'delete "{key}"', key, remove)
@@ -253,7 +261,14 @@ class S3Storage(Storage):
         self._client.close()
 
     def _list_page(self, page: dict[str, Any]) -> "ListObjectsV2OutputTypeDef":
-        return self._client.list_objects_v2(**page)
+        answer = self._client.list_objects_v2(**page)
+        self._recognize("IsTruncated" in answer)
+        return answer
+
+    def _recognize(self, genuine: bool) -> None:
+        """Raise NotS3 where an answer of success is not `genuine`: it lacks what every service says."""
+        if not genuine:
+            raise NotS3(endpoint=self._endpoint, reason="it answers as a web server does")
 
     async def _check_end(self, key: str, end: int) -> None:
         """Raise DamagedObject where an object ends before `end`."""

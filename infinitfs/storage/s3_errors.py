@@ -144,7 +144,7 @@ def _explain_answer(
     reason = f"{code}: {text}" if text else code or f"status {status}"
     if code == "NoSuchBucket":
         return BucketNotFound(bucket=bucket, endpoint=endpoint)
-    if code in ("NoSuchKey", "404"):
+    if code == "NoSuchKey" or (code == "404" and error.operation_name.startswith("Head")):
         return ObjectNotFound(key=key, storage=storage)
     if code == "PreconditionFailed" or status == 412:
         return ObjectExists(key=key, storage=storage)

@@ -4,12 +4,15 @@ import msgspec
 import pytest
 
 from infinitfs.config.model import S3StorageRecord
-from infinitfs.errors import AccessDenied, BucketNotFound, RightMissing, StorageUnreachable, UsageError
+from infinitfs.errors import AccessDenied, BucketNotFound, NotS3, RightMissing, StorageUnreachable, UsageError
 from infinitfs.storage.account import StaticKeys
 from infinitfs.storage.policy import RIGHTS, smallest_policy
 from infinitfs.storage.probe_s3 import check_bucket_name, check_s3, check_words, rights
 from infinitfs.storage.regions import check_region
+from tests.support.s3_faults import KEYS as STUB_KEYS
+from tests.support.s3_faults import record as stub_record
 from tests.support.s3_server import S3Server
+from tests.support.s3_stub import Page, S3Stub
 
 
 async def test_a_good_bucket(s3_server: S3Server, s3_record: S3StorageRecord) -> None:
@@ -117,6 +120,13 @@ async def test_the_guide_s_policy_and_the_smallest_are_enough(s3_server: S3Serve
         account = s3_server.add_user_with(policy)
         assert await check_s3(s3_record, account) == (s3_record, [])
         assert await rights(s3_record, account) == dict.fromkeys(RIGHTS, True)
+
+
+async def test_a_login_page_allows_nothing() -> None:
+    with S3Stub() as stub:
+        stub.plan = lambda request: Page() if request.method == "PUT" else None
+        with pytest.raises(NotS3):
+            await rights(stub_record(stub.port), STUB_KEYS)
 
 
 async def test_buckets_that_keep_what_is_deleted(s3_server: S3Server, s3_record: S3StorageRecord) -> None:

@@ -6,7 +6,7 @@ import socket
 import threading
 import weakref
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from secrets import token_hex
 from zlib import crc32
@@ -25,6 +25,7 @@ from infinitfs.errors import (
     KeyExpired,
     KeyRefused,
     NoSpace,
+    NotS3,
     ObjectExists,
     ObjectNotFound,
     StorageBusy,
@@ -81,6 +82,10 @@ def answer(status: int, body: bytes = b"", *headers: str, length: int | None = N
         *headers,
     ]
     return "\r\n".join([*lines, "Connection: close", "", ""]).encode() + body
+
+
+TAG = 'ETag: "1"'
+STORED = answer(200, b"", TAG)
 
 
 def refusal(status: int, code: str, extra: str = "") -> bytes:
@@ -189,7 +194,7 @@ async def test_the_endpoint_of_the_environment(
 
 
 async def test_a_put_on_the_wire(stub: Stub, faked: S3Storage) -> None:
-    stub.answers = [answer(200)]
+    stub.answers = [STORED]
     await faked.put("v/journal/1", b"12345", create=True)
     head = stub.heads[0].lower()
     assert head.startswith("put /bucket/s_blocks/v/journal/1 http/1.1")
@@ -203,14 +208,14 @@ async def test_a_put_on_the_wire(stub: Stub, faked: S3Storage) -> None:
 async def test_a_service_that_knows_no_checksums_gets_none(stub: Stub, faked: S3Storage) -> None:
     """As Backblaze B2 answers."""
     unsupported = refusal(400, "InvalidArgument")
-    stub.answers = [unsupported, answer(200), answer(200)]
+    stub.answers = [unsupported, STORED, STORED]
     await faked.put("a", b"1")
     await faked.put("b", b"2")
     assert ["x-amz-checksum" in head.lower() for head in stub.heads] == [True, False, False]
 
 
 async def test_a_refusal_for_another_reason_keeps_the_checksums(stub: Stub, faked: S3Storage) -> None:
-    stub.answers = [*[refusal(400, "InvalidStorageClass")] * 2, answer(200)]
+    stub.answers = [*[refusal(400, "InvalidStorageClass")] * 2, STORED]
     with pytest.raises(StorageRejected):
         await faked.put("a", b"1")
     await faked.put("a", b"1")
@@ -219,7 +224,7 @@ async def test_a_refusal_for_another_reason_keeps_the_checksums(stub: Stub, fake
 
 async def test_an_unconditional_service_is_looked_at_first(stub: Stub) -> None:
     storage = S3Storage(record(stub.endpoint, conditional=False), KEYS)
-    stub.answers = [answer(404), answer(200), answer(200)]
+    stub.answers = [answer(404), STORED, STORED]
     await storage.put("a", b"1", create=True)
     with pytest.raises(ObjectExists):
         await storage.put("a", b"2", create=True)
@@ -228,7 +233,7 @@ async def test_an_unconditional_service_is_looked_at_first(stub: Stub) -> None:
 
 
 async def test_a_service_that_ignores_ranges(stub: Stub, faked: S3Storage) -> None:
-    stub.answers = [answer(200, b"0123456789")] * 2
+    stub.answers = [answer(200, b"0123456789", TAG)] * 2
     assert await faked.get("a", 3, 4) == b"3456"
     assert await faked.get("a", 8) == b"89"
     assert "range: bytes=3-6" in stub.heads[0].lower()
@@ -238,10 +243,10 @@ async def test_a_service_that_ignores_ranges(stub: Stub, faked: S3Storage) -> No
     "broken",
     [
         None,
-        answer(200, b"012345", length=10),
+        answer(200, b"012345", TAG, length=10),
         answer(206, b"012345", "Content-Range: bytes 0-9/10", length=10),
         answer(206, b"012345", "Content-Range: bytes 0-9/10"),
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\n0123",
+        b"HTTP/1.1 200 OK\r\nETag: 1\r\nTransfer-Encoding: chunked\r\n\r\n6\r\n0123",
         b"SSH-2.0-something-else\r\n",
     ],
     ids=["no answer", "cut body", "cut range", "short range", "cut chunk", "another protocol"],
@@ -251,6 +256,37 @@ async def test_an_answer_that_breaks_off_may_pass(broken: bytes | None, stub: St
     with pytest.raises(StorageUnreachable):
         await faked.get("a", 0, 10)
     assert len(stub.heads) == 1
+
+
+@pytest.mark.parametrize("page", [b"<html>Log in</html>", b"<p>Log in", b""], ids=["XHTML", "HTML", "nothing"])
+async def test_a_success_that_is_not_of_s3_is_none_and_may_pass(page: bytes, stub: Stub, faked: S3Storage) -> None:
+    """A network that wants a login first, or a gateway, answers so in the service's place."""
+    calls: list[Callable[[], Awaitable[object]]] = [
+        lambda: faked.put("a", b"1"),
+        lambda: faked.put("a", b"1", create=True),
+        lambda: faked.get("a"),
+        lambda: faked.get("a", 0, 5),
+        lambda: faked.size("a"),
+        lambda: faked.delete("a"),
+        lambda: anext(faked.list("")),
+    ]
+    stub.answers = [answer(200, page)] * len(calls)
+    for call in calls:
+        with pytest.raises((NotS3, StorageFailed)) as caught:
+            await call()
+        assert caught.value.passing
+        # What is no XML is taken for a 500 by botocore.
+        assert isinstance(caught.value, NotS3) or page.startswith(b"<p>")
+    assert len(stub.heads) == len(calls)
+
+
+async def test_a_page_that_is_not_found_is_no_missing_object(stub: Stub, faked: S3Storage) -> None:
+    """As a gateway answers while the service behind it starts."""
+    stub.answers = [answer(404, b"404 page not found")] * 2
+    with pytest.raises(NotS3, match="answers 404 and says no more"):
+        await faked.get("a")
+    with pytest.raises(NotS3, match="answers 404 and says no more"):
+        await faked.delete("a")
 
 
 async def test_a_service_that_is_not_there() -> None:

@@ -18,7 +18,7 @@ from infinitfs.storage.ledger import Ledger
 from infinitfs.storage.s3 import S3Storage
 from infinitfs.transfer.protocol import Open
 from infinitfs.transfer.worker import decorated
-from tests.support.s3_stub import BUCKET, Cut, Fault, Flip, Hang, Refuse, Request, Reset, S3Stub
+from tests.support.s3_stub import BUCKET, Cut, Fault, Flip, Hang, Page, Refuse, Request, Reset, S3Stub
 
 KEYS = StaticKeys(access_key_id="AKIASTUB", secret_access_key="not-looked-at")  # noqa: S106
 
@@ -58,6 +58,8 @@ FAULTS: dict[str, tuple[Fault, Callable[[Request], bool]]] = {
     "flipped on the way down": (Flip(), _body),
     "lost answer": (Reset(applied=True), _change),
     "conditional conflict": (Refuse(409, "ConditionalRequestConflict"), _create),
+    "login page": (Page(), _any),
+    "login page that is no XML": (Page(b"<p>Log in"), _any),
     "moved for good": (Refuse(301, "PermanentRedirect", _ELSEWHERE), _any),
     "moved for now": (Refuse(307, "TemporaryRedirect", _ELSEWHERE), _any),
     "expired token": (Refuse(400, "ExpiredToken"), _any),

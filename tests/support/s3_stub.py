@@ -77,7 +77,14 @@ class Flip:
     """A bit of the body is another one: of the request's before it is looked at, or of the answer's."""
 
 
-Fault = Refuse | Reset | Hang | Cut | Flip
+@dataclass(frozen=True)
+class Page:
+    """What something else answers in the service's place: 200 and a page, whatever was asked. Nothing is applied."""
+
+    body: bytes = b"<html>Log in</html>"
+
+
+Fault = Refuse | Page | Reset | Hang | Cut | Flip
 Plan = Callable[[Request], Fault | None]
 
 
@@ -220,6 +227,9 @@ class S3Stub:
             case Refuse():
                 self._send(connection, request, _error(fault.status, fault.code, fault.headers))
                 return True
+            case Page():
+                self._send(connection, request, _Answer(200, fault.body))
+                return True
             case Reset(middle=False):
                 if fault.applied:
                     self._apply(request)
@@ -268,7 +278,7 @@ class S3Stub:
         if there is not None and request.headers.get("if-none-match") == "*":
             return _error(412, "PreconditionFailed")
         self.objects[request.key] = request.body
-        return _Answer(200)
+        return _Answer(200, headers=(_tag(request.body),))
 
     def _of_bucket(self, request: Request) -> _Answer:
         if request.method == "HEAD":
@@ -294,12 +304,16 @@ class S3Stub:
 def _range(request: Request, data: bytes) -> _Answer:
     wanted = request.headers.get("range", "").removeprefix("bytes=")
     if request.method == "HEAD" or not wanted:
-        return _Answer(200, data)
+        return _Answer(200, data, (_tag(data),))
     first, _, last = wanted.partition("-")
     start, end = int(first), min(int(last) + 1, len(data)) if last else len(data)
     if start >= len(data):
         return _error(416, "InvalidRange")
-    return _Answer(206, data[start:end], (("Content-Range", f"bytes {start}-{end - 1}/{len(data)}"),))
+    return _Answer(206, data[start:end], (_tag(data), ("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")))
+
+
+def _tag(data: bytes) -> tuple[str, str]:
+    return "ETag", f'"{crc32(data):08x}"'
 
 
 def _error(status: int, code: str, headers: tuple[tuple[str, str], ...] = ()) -> _Answer:
