@@ -88,7 +88,14 @@ def open_client(record: S3StorageRecord, account: Account, connections: int) -> 
     )
     # `Expect: 100-continue` costs every PUT another round trip.
     client.meta.events.unregister("before-call.s3", add_expect_header)
+    client.meta.events.register("before-call.s3.HeadBucket", _keep_from_following)
     return cast("S3Client", client)
+
+
+def _keep_from_following(context: dict[str, Any], **_: Any) -> None:
+    """Where a redirect names no region, botocore asks for it by HEAD on the bucket, and were that answered by another
+    such redirect, again, until Python's stack is full."""
+    context.setdefault("s3_redirect", {})["redirected"] = True
 
 
 @dataclass(frozen=True)

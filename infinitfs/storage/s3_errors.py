@@ -53,7 +53,7 @@ _KEY_REFUSED = {
     "InvalidClientTokenId": "the access key id is not known there, or it is disabled",  # STS's word for it
 }
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
-_ELSEWHERE = {"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "301", "307"}
+_ELSEWHERE = {"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed"}
 _BUSY = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "ServiceUnavailable"}
 _PASSING = {"RequestTimeout", "BadDigest", "XAmzContentChecksumMismatch"}
 _FULL = {"QuotaExceeded", "XMinioStorageFull", "InsufficientCapacity", "507"}
@@ -158,8 +158,11 @@ def _explain_answer(
         return ClockWrong(storage=storage, action=action, off=_clock_error(metadata.get("HTTPHeaders", {})))
     if code in _DENIED:
         return AccessDenied(storage=storage, action=action, reason=_DENIED[code])
+    wordless = code.isdecimal() or not code
+    where = bucket_region(error)
+    if 300 <= status < 400 and wordless and not where:
+        return NotS3(endpoint=endpoint, reason="it redirects elsewhere")
     if code in _ELSEWHERE or status in (301, 307):
-        where = bucket_region(error)
         hint = f"use --region {where}" if where else "find out where it is"
         return BucketElsewhere(bucket=bucket, region=region, remedy=hint)
     if code in _FULL or status == 507:
@@ -175,7 +178,7 @@ def _explain_answer(
         return StorageFailed(storage=storage, action=action, reason=reason)
     if status in (401, 403):
         return AccessDenied(storage=storage, action=action, reason=reason)
-    if (code.isdecimal() or not code) and not error.operation_name.startswith("Head"):  # S3 has a word for everything
+    if wordless and not error.operation_name.startswith("Head"):  # S3 has a word for everything
         return NotS3(endpoint=endpoint, reason=f"it answers {status} and says no more")
     return StorageRejected(storage=storage, action=action, reason=reason)
 

@@ -169,6 +169,10 @@ def a_website(status: int) -> Callable[[World], Result]:
     return create
 
 
+def a_redirect(world: World) -> Result:
+    return world.create_where(always(Refuse(302, headers=(("Location", "https://login.invalid/"),))))
+
+
 def another_protocol(world: World) -> Result:
     with banner(b"SSH-2.0-OpenSSH_9.2\r\n") as endpoint:
         return world.create(endpoint=endpoint)
@@ -279,6 +283,7 @@ WRONG: list[tuple[str, Callable[[World], Result], int, str, str]] = [
     ("other certificates", bad_certificates("no PEM"), 2, "no certificates in it", "PEM"),
     ("a website", a_website(404), 13, "is no S3 service", "check --endpoint and its port"),
     ("a page for everything", a_website(200), 13, "is no S3 service", "check --endpoint and its port"),
+    ("a redirect", a_redirect, 13, "is no S3 service (it redirects elsewhere)", "check --endpoint and its port"),
     ("another protocol", another_protocol, 13, "does not speak HTTP", "check --endpoint and its port"),
     (
         "a wrong port",

@@ -378,6 +378,19 @@ async def test_a_bucket_that_is_elsewhere(stub: Stub, faked: S3Storage) -> None:
     with pytest.raises(BucketElsewhere, match="--region ap-south-1") as caught:
         await faked.put("a", b"1")
     assert caught.value.exit_code == 2
+    stub.answers = [moved] * 6
+    assert (await faked.describe()).region == "ap-south-1"
+
+
+async def test_a_redirect_that_names_no_region_is_not_of_s3(stub: Stub, faked: S3Storage) -> None:
+    for status in (301, 302, 307, 308):
+        stub.answers = [answer(status, b"", "Location: https://login.invalid/")] * 9
+        for call in (faked.get, faked.size, faked.delete):
+            with pytest.raises(NotS3, match="redirects elsewhere") as caught:
+                await call("a")
+            assert caught.value.passing
+        with pytest.raises(NotS3, match="redirects elsewhere"):
+            await faked.describe()
 
 
 async def test_delete_of_what_is_not_there_by_a_service_that_minds(stub: Stub, faked: S3Storage) -> None:

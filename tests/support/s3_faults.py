@@ -60,6 +60,7 @@ FAULTS: dict[str, tuple[Fault, Callable[[Request], bool]]] = {
     "conditional conflict": (Refuse(409, "ConditionalRequestConflict"), _create),
     "login page": (Page(), _any),
     "login page that is no XML": (Page(b"<p>Log in"), _any),
+    "redirect": (Refuse(302, headers=(("Location", "https://login.invalid/"),)), _any),
     "moved for good": (Refuse(301, "PermanentRedirect", _ELSEWHERE), _any),
     "moved for now": (Refuse(307, "TemporaryRedirect", _ELSEWHERE), _any),
     "expired token": (Refuse(400, "ExpiredToken"), _any),
