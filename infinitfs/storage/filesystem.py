@@ -3,14 +3,16 @@
 Above: the decorators and `transfer/`. Below: the operating system, in threads.
 Invariant: a file under its key is whole and, once `put` returned, on the disk with every folder above it. A
 new file is written under a temporary name in `.infinitfs/`, synced, and only then renamed (or linked, where
-it must not replace one). The folder `.infinitfs/` is made by `prepare` alone: where it is missing the disk
-is not mounted, and nothing is read from or written to the empty mountpoint in its place.
+it must not replace one). A folder goes with the last object in it; a put makes it again, also where it goes
+meanwhile. The folder `.infinitfs/` is made by `prepare` alone: where it is missing the disk is not mounted, and
+nothing is read from or written to the empty mountpoint in its place.
 """
 
 import errno
 import os
 import secrets
 import stat
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
@@ -80,6 +82,7 @@ class FilesystemStorage(Storage):
         self._temporary = folder / _TEMPORARY
         self._limiter = trio.CapacityLimiter(_THREADS)
         self._durable: set[Path] = {folder}
+        self._naming = threading.Lock()  # no folder goes between its making and the first name in it
         self._writer = DirectWriter()  # what is stored is read from the cache for as long as that has it
         self._cleaned = False
 
@@ -106,6 +109,14 @@ class FilesystemStorage(Storage):
     async def put(self, key: str, data: Buffer, *, create: bool = False) -> None:
         check_key(key)
 
+        def name(temporary: Path, target: Path) -> None:
+            with self._naming:
+                self._make_folder(target.parent)
+                if create:
+                    _link(temporary, target, key, self.name)
+                else:
+                    temporary.replace(target)
+
         def write() -> None:
             if not self._cleaned:
                 self._clean()
@@ -116,11 +127,12 @@ class FilesystemStorage(Storage):
                 with os.fdopen(descriptor, "wb", buffering=0):
                     self._writer.write(descriptor, [data], 0, len(data))
                     os.fsync(descriptor)
-                self._make_folder(target.parent)
-                if create:
-                    _link(temporary, target, key, self.name)
-                else:
-                    temporary.replace(target)
+                try:
+                    name(temporary, target)
+                except FileNotFoundError:  # another process took a folder away
+                    self._check_present()
+                    self._durable = {self._folder}
+                    name(temporary, target)
                 sync_folder(target.parent)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -152,7 +164,7 @@ class FilesystemStorage(Storage):
                     return
                 raise
             else:
-                sync_folder(target.parent)
+                self._remove_empty(target.parent)
 
         await self._run("delete", key, remove)
 
@@ -209,8 +221,6 @@ class FilesystemStorage(Storage):
             return away
         if action == "read" and error.errno in _ABSENT:
             return ObjectNotFound(key=key, storage=self.name)
-        if error.errno == errno.ENOENT:  # a folder went away under us: look at all of them again
-            self._durable = {self._folder}
         return explain(error, self.name, f'{action} "{key}"')
 
     def _check_present(self) -> None:
@@ -232,6 +242,21 @@ class FilesystemStorage(Storage):
             folder.mkdir(mode=0o700)
         sync_folder(folder.parent)
         self._durable.add(folder)
+
+    def _remove_empty(self, folder: Path) -> None:
+        """Remove `folder` and those above it while there is nothing in them, durably; that of the storage stays."""
+        while folder != self._folder:
+            try:
+                with self._naming:
+                    folder.rmdir()
+                    self._durable.discard(folder)
+            except FileNotFoundError:  # another was faster
+                pass
+            except OSError:  # not empty
+                with suppress(FileNotFoundError):
+                    return sync_folder(folder)
+            folder = folder.parent
+        return sync_folder(folder)
 
     def _clean(self) -> None:
         """Remove what writers that died left behind."""

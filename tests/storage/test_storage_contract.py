@@ -120,6 +120,19 @@ async def test_delete_is_idempotent(storage: Storage) -> None:
     assert await keys(storage, "") == [KEY + "-neighbour"]
 
 
+async def test_puts_and_deletes_in_one_folder_do_not_disturb_each_other(storage: Storage) -> None:
+    async def put_and_delete(number: int) -> None:
+        for create in (True, False) * 3:
+            await storage.put(f"folder/below/{number}", b"1", create=create)
+            assert await storage.get(f"folder/below/{number}") == b"1"
+            await storage.delete(f"folder/below/{number}")
+
+    async with trio.open_nursery() as nursery:
+        for number in range(6):
+            nursery.start_soon(put_and_delete, number)
+    assert await keys(storage, "") == []
+
+
 async def test_delete_of_a_folder_leaves_what_is_in_it(storage: Storage) -> None:
     await storage.put("folder/object", b"1")
     await storage.delete("folder")

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,24 @@ def storage(folder: Path) -> FilesystemStorage:
 
 def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def folders(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_dir())
+
+
+def watch_syncs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is synced from now on."""
+    synced: list[str] = []
+    sync = os.fsync
+
+    def watch(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synced.append(".infinitfs/*" if path.parent.name == ".infinitfs" else str(path.relative_to(folder)))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    return synced
 
 
 def modes(folder: Path, only_files: bool = False) -> set[int]:
@@ -74,15 +93,7 @@ async def test_one_private_file_an_object_and_no_leftovers(folder: Path, storage
 async def test_everything_new_is_synced_before_it_is_acknowledged(
     folder: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    synced: list[str] = []
-    sync = os.fsync
-
-    def watch(descriptor: int) -> None:
-        path = Path(f"/proc/self/fd/{descriptor}").readlink()
-        synced.append(".infinitfs/*" if path.parent.name == ".infinitfs" else str(path.relative_to(folder)))
-        sync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", watch)
+    synced = watch_syncs(folder, monkeypatch)
     await storage.put("v/packs/x", b"1")
     # The bytes first; then each new folder's own name in the folder above it; then the object's name.
     assert synced == [".infinitfs/*", ".", "v", "v/packs"]
@@ -162,14 +173,44 @@ async def expect_unreachable(storage: FilesystemStorage) -> None:
             pass
 
 
-async def test_folders_removed_by_hand_are_made_again(folder: Path, storage: FilesystemStorage) -> None:
+async def test_a_folder_goes_with_the_last_object_in_it(
+    folder: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in ("v/journal/1", "v/packs/aa/a", "v/packs/aa/b"):
+        await storage.put(key, b"1")
+    await storage.delete("v/packs/aa/a")
+    assert folders(folder) == [".infinitfs", "v", "v/journal", "v/packs", "v/packs/aa"]
+    synced = watch_syncs(folder, monkeypatch)
+    await storage.delete("v/packs/aa/b")
+    assert folders(folder) == [".infinitfs", "v", "v/journal"]
+    assert synced == ["v"]
+    await storage.delete("v/journal/1")
+    assert folders(folder) == [".infinitfs"]
+    synced.clear()
+    await storage.put("v/packs/aa/c", b"1")
+    assert synced == [".infinitfs/*", ".", "v", "v/packs", "v/packs/aa"]
+
+
+@pytest.mark.parametrize("create", [False, True])
+async def test_a_folder_that_goes_meanwhile_is_made_again(
+    create: bool, folder: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another process removes it with the last object in it."""
     await storage.put("v/packs/a", b"1")
-    await storage.delete("v/packs/a")
-    (folder / "v/packs").rmdir()
-    with pytest.raises(StorageFailed):  # passes by itself: `retry` does the rest
-        await storage.put("v/packs/b", b"2")
-    await storage.put("v/packs/b", b"2")
+    (folder / "v/packs/a").unlink()
+    name = "hardlink_to" if create else "replace"
+    original = getattr(Path, name)
+    times = iter([shutil.rmtree])
+
+    def late(first: Path, second: Path) -> None:
+        for remove in times:
+            remove(folder / "v")
+        original(first, second)
+
+    monkeypatch.setattr(Path, name, late)
+    await storage.put("v/packs/b", b"2", create=create)
     assert await storage.get("v/packs/b") == b"2"
+    assert files(folder) == ["v/packs/b"]
 
 
 async def test_a_key_is_no_folder_of_another(storage: FilesystemStorage) -> None:
