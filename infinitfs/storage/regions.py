@@ -1,14 +1,14 @@
 """AWS's regions, as far as botocore's own data knows them.
 
 Above: `probe_s3`, and `benchmark/` for its table. Below: botocore's `endpoints.json`.
-Invariant: no network; a region younger than the installed botocore is unknown here.
+Invariant: no network, and nothing that is configured; a region younger than the installed botocore is unknown here.
 """
 
 import difflib
 import re
 from typing import Any
 
-from botocore.session import Session
+from botocore.loaders import create_loader
 
 from infinitfs.errors import UsageError
 
@@ -17,13 +17,13 @@ _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 def regions() -> dict[str, str]:
     """Every region of every partition: `eu-central-1` to `Europe (Frankfurt)` and so on. Takes some 20 ms."""
-    partitions: list[dict[str, Any]] = Session().get_data("endpoints")["partitions"]
+    partitions: list[dict[str, Any]] = create_loader().load_data("endpoints")["partitions"]
     return {name: about["description"] for part in partitions for name, about in part["regions"].items()}
 
 
 def services(*, every_partition: bool = False) -> dict[str, str]:
     """The host of S3 in each region of the partition `aws`, or of every partition."""
-    partitions: list[dict[str, Any]] = Session().get_data("endpoints")["partitions"]
+    partitions: list[dict[str, Any]] = create_loader().load_data("endpoints")["partitions"]
     return {
         name: about.get("hostname", f"s3.{name}.{part['dnsSuffix']}")
         for part in partitions

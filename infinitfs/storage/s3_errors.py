@@ -35,6 +35,7 @@ from infinitfs.errors import (
     StorageFailed,
     StorageRejected,
     StorageUnreachable,
+    UsageError,
 )
 
 FAILURES = (boto.BotoCoreError, boto.ClientError, ResponseParserError, HTTPError, OSError, ValueError)
@@ -93,6 +94,10 @@ def explain(
     if isinstance(error, boto.ProfileNotFound):
         where = "write it into ~/.aws/config, or name another one with `infinitfs credentials add --profile`"
         return NotFound(what=f'The AWS profile "{error.kwargs["profile"]}"', remedy=where)
+    if isinstance(error, boto.ConfigParseError):
+        return UsageError(
+            problem=f'The file "{error.kwargs["path"]}" is not in the form that AWS has for it: correct it.'
+        )
     if isinstance(error, _WITHOUT_KEYS):
         return NoKey(storage=storage, reason=reason)
     if isinstance(error, ResponseParserError):

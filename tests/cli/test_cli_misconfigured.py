@@ -142,6 +142,14 @@ def a_token_that_ends_in_a_newline(world: World) -> Result:
     return world.create_from("--environment", **keys)
 
 
+def a_damaged_configuration(world: World) -> Result:
+    """Of AWS's own tools, beside keys that are stored here."""
+    folder = world.home.parent / ".aws"
+    folder.mkdir()
+    (folder / "config").write_text("[default\nregion")
+    return world.create()
+
+
 def a_role_of_others(world: World) -> Result:
     keys = world.s3.account
     return world.create_from(
@@ -247,6 +255,7 @@ WRONG: list[tuple[str, Callable[[World], Result], int, str, str]] = [
     ("no keys in the environment", lambda w: w.create_from("--environment"), 14, "no key to open", "set it up"),
     ("no instance", lambda w: w.create_from("--instance-role"), 14, "no key to open", "set it up"),
     ("a missing profile", lambda w: w.create_from("--profile", "work"), 10, 'profile "work" not found', "--profile"),
+    ("a damaged configuration", a_damaged_configuration, 2, '/.aws/config" is not in the form', "correct it"),
     ("a role of others", a_role_of_others, 14, "role/theirs cannot be assumed", "trust policy"),
     ("missing credentials", lambda w: w.create(account="others"), 10, 'no credentials "others"', "credentials list"),
     ("a wrong clock", a_wrong_clock, 14, "clock is 60 minutes behind", "timedatectl"),
