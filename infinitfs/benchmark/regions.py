@@ -47,8 +47,8 @@ async def measure_regions(
     order = ranked({row.name: distance(row) for row in rows})
     found = [by_name[name] for name in order]
     if found[0].error:
-        reason = f"{found[0].name}: {found[0].error}"
-        raise StorageUnreachable(storage="None of the regions", reason=reason)
+        reason = f"no region answers, {found[0].name}: {found[0].error}"
+        raise StorageUnreachable(storage=subject, reason=reason)
     return Result(
         kind="regions",
         subject=subject,

@@ -115,5 +115,7 @@ async def test_what_cannot_be_reached_is_reported_and_not_fatal(emulated: Lines,
 
 
 async def test_where_nothing_answers_the_reason_is_said() -> None:
-    with pytest.raises(StorageUnreachable, match=r"closed: connection refused"):
-        await measure_regions({"closed": ("", "http://127.0.0.1:9")}, "", rounds=1, progress=silent)
+    with pytest.raises(StorageUnreachable) as caught:
+        await measure_regions({"closed": ("", "http://127.0.0.1:9")}, "Amazon S3", rounds=1, progress=silent)
+    sentence = "Amazon S3 cannot be reached (no region answers, closed: connection refused): check the network"
+    assert str(caught.value).startswith(sentence)
