@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 Connect = Callable[[], contextlib.AbstractAsyncContextManager[trio.abc.Stream]]
 
 _OPENING = 0  # the id of the Open; other requests count from 1
-_SENDS = 5  # a request is not sent more often
+_DEATHS = 5  # of the child, after which a request is not sent again
 _FIRST_PAUSE = 0.1  # seconds before a dead child is started again, doubled each time ...
 _LAST_PAUSE = 10.0  # ... up to this; a child that lived longer counts as a good start
 _GRACE = 2.0  # seconds for a child to end after its stream did
@@ -77,6 +77,7 @@ class _Call:
     objects: list[ObjectInfo] = field(default_factory=list)
     outcome: Done | Failed | None = None
     sends: int = 0
+    deaths: int = 0
     abandoned: bool = False
 
     def end(self, outcome: Done | Failed) -> None:
@@ -249,6 +250,8 @@ class TransferClient:
             _log.error("%s", error)
         finally:
             self._outgoing = None
+        for call in self._pending.values():  # not where it was cancelled, to renew the keys
+            call.deaths += 1
 
     def _send_again(self) -> None:
         calls, self._pending = self._pending, {}
@@ -256,8 +259,8 @@ class TransferClient:
             call.objects.clear()
             if call.abandoned:
                 call.undo()
-            elif call.sends == _SENDS:
-                reason = f"it died {_SENDS} times"
+            elif call.deaths == _DEATHS:
+                reason = f"it died {_DEATHS} times"
                 died = StorageFailed(storage="The transfer process", action="finish a request", reason=reason)
                 call.end(Failed.of(died))
             else:

@@ -18,6 +18,7 @@ from infinitfs.errors import (
     StorageFailed,
     UsageError,
 )
+from infinitfs.storage.account import StaticKeys
 from infinitfs.storage.base import Buffer, ObjectInfo, Storage
 from infinitfs.storage.ledger import Ledger, Usage
 from infinitfs.storage.memory import MemoryStorage
@@ -313,6 +314,19 @@ async def test_a_worker_that_dies_over_every_attempt_fails_the_request(autojump_
             await client.put("a", b"1")
         await client.put("b", b"2")
         assert storage.puts == 6
+
+
+async def test_a_renewal_of_the_keys_is_no_death() -> None:
+    storage = BusyStorage()
+    storage.objects["cold/a"] = b"1"
+    async with local_transfer(storage) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(client.get, "cold/a")
+        for sends in range(1, 8):
+            await wait_all_tasks_blocked()
+            assert len(storage.waiting) == sends
+            client.renew(StaticKeys(access_key_id="AKIA", secret_access_key=str(sends)))
+        storage.open.set()
+    assert client.stats.errors == 0
 
 
 async def test_requests_made_while_the_worker_is_away_are_sent_when_it_is_back(
