@@ -15,6 +15,7 @@ from infinitfs.storage.account import Account, Environment, InstanceRole, Profil
 from tests.support.console import Console
 from tests.support.mounts import Mounts, Run, volume_record
 from tests.support.s3_server import S3Server
+from tests.support.s3_stub import Page, S3Stub, always
 
 KEY_ID = "AKIAIOSFODNN7EXAMPLE"
 KEY = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
@@ -266,6 +267,14 @@ def test_check_of_a_key_that_is_not_known(run: Run, s3: S3Server, place: list[st
     assert result.exit_code == 14
     assert "not known there" in result.stdout
     assert KEY not in result.stdout + result.stderr
+
+
+def test_check_where_a_page_answers_in_the_service_s_place(run: Run) -> None:
+    run("credentials", "add", "--aws", "s3-user", input=f"{KEY_ID}\n{KEY}\n")
+    with S3Stub(always(Page())) as stub:
+        result = run("credentials", "check", "s3-user", AWS_ENDPOINT_URL_STS=stub.endpoint)
+    assert (result.exit_code, result.stdout) == (13, "")
+    assert "is no S3 service (it answers as a web server does)" in result.stderr
 
 
 def test_a_sealed_secret_does_not_open_under_another_name(run: Run, environ: dict[str, str], home: Path) -> None:
