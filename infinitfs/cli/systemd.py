@@ -2,13 +2,15 @@
 
 Above: `main.py`. Below: `infinitfs/systemd/`, which knows what is in the files, and systemctl.
 Invariant: installing again replaces what was installed; removing the last volume leaves nothing behind. A unit is not
-installed where it is known already that it could not start.
+installed where it is known already that it could not start, and finds the records that its installation found.
 """
 
 import os
+import pwd
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +27,7 @@ SYSTEM_HELPERS = Path("/sbin")  # where mount(8) looks
 RUNNING = Path("/run/systemd/system")  # is there where systemd runs (sd_booted(3)); units may be installed before
 
 # What decides where an installation's records and data are (see `config/paths.py`).
-_PLACES = ("INFINITFS_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME")
+_PLACES = ("HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME")
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def install(
     text = files.drop_in(
         where,
         options,
-        environ={name: invocation.environ[name] for name in _PLACES if invocation.environ.get(name)},
+        environ=_places(invocation.environ, user=user),
         credential=absolute(secret) if secret is not None else None,
         encrypted=encrypted_credential is not None,
     )
@@ -177,6 +179,21 @@ def _manager(invocation: Invocation, *, user: bool) -> Manager:
         return Manager(user, SYSTEM_UNITS)
     configuration = environ.get("XDG_CONFIG_HOME") or f"{environ.get('HOME', '')}/.config"
     return Manager(user, Path(configuration) / "systemd" / "user")
+
+
+def _places(environ: Mapping[str, str], *, user: bool) -> dict[str, str]:
+    """The variables with which the service finds what is found here; not a HOME that it has by itself."""
+    # What is relative is ignored here and there alike (see `config/paths.py`), but for INFINITFS_HOME.
+    places = {name: environ[name] for name in _PLACES if Path(environ.get(name, "")).is_absolute()}
+    try:
+        own = pwd.getpwuid(os.getuid() if user else 0).pw_dir
+    except KeyError:  # a container's bare user id
+        own = ""
+    if places.get("HOME") == own:
+        del places["HOME"]
+    if home := environ.get("INFINITFS_HOME"):
+        places["INFINITFS_HOME"] = str(Path(home).absolute())
+    return places
 
 
 def _program() -> list[str]:

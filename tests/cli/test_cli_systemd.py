@@ -3,7 +3,9 @@
 import configparser
 import json
 import os
+import pwd
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 
 from infinitfs import errors, systemd
 from infinitfs.cli import systemd as command
+from infinitfs.config.paths import Paths
 from infinitfs.errors import InfinitfsError
 from tests.support.mounts import Mounts, Run
 
@@ -64,9 +67,42 @@ def test_a_unit_of_a_user(run: Run, volume: str, tmp_path: Path, systemctl: Path
     settings = (units / "infinitfs@drive.service.d" / "mount.conf").read_text().splitlines()
     assert settings == [
         *["[Unit]", f"RequiresMountsFor={tmp_path}", "", "[Service]", f"Environment=MOUNTPOINT={tmp_path}/d"],
-        *["Environment=OPTIONS=ro,memory=1GB", f"Environment=INFINITFS_HOME={home}"],
-        f"Environment=XDG_CONFIG_HOME={tmp_path}/config",
+        *["Environment=OPTIONS=ro,memory=1GB", f"Environment=HOME={tmp_path}"],
+        *[f"Environment=XDG_CONFIG_HOME={tmp_path}/config", f"Environment=INFINITFS_HOME={home}"],
     ]
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        {"HOME": "{here}/an other", "INFINITFS_HOME": "", "XDG_CONFIG_HOME": ""},
+        {"HOME": "{here}", "INFINITFS_HOME": "", "XDG_CONFIG_HOME": "{here}/c", "XDG_CACHE_HOME": "relative"},
+        {"INFINITFS_HOME": "home", "XDG_CONFIG_HOME": ""},
+    ],
+)
+def test_a_unit_finds_the_records_that_its_installation_found(
+    run: Run, mounts: Mounts, system: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, places: dict[str, str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = {name: value.format(here=tmp_path) for name, value in places.items()}
+    run("user", "create", "alice", **places)
+    run("storage", "create", "--filesystem", "local", "--path", str(tmp_path / "blocks"), **places)
+    run("volume", "create", "drive", "--storage", "local", **places)
+    result = run("systemd", "install", "drive", "--at", "/srv/drive", **places)
+    assert result.exit_code == 0, result.stderr
+    settings = (system / "infinitfs@drive.service.d" / "mount.conf").read_text().splitlines()
+    written = [shlex.split(line.removeprefix("Environment=")) for line in settings if line.startswith("Environment=")]
+    service = {"HOME": pwd.getpwuid(0).pw_dir} | dict(word.split("=", 1) for [word] in written)
+    monkeypatch.chdir("/")  # where systemd runs a service
+    here = {
+        name: str(tmp_path / value) if name == "INFINITFS_HOME" and value else value for name, value in places.items()
+    }
+    assert Paths.from_environment(service) == Paths.from_environment(here)
+
+
+def test_a_unit_has_the_home_of_its_account(run: Run, volume: str, system: Path) -> None:
+    assert run("systemd", "install", volume, "--at", "/srv/drive", HOME=pwd.getpwuid(0).pw_dir).exit_code == 0
+    assert "Environment=HOME=" not in (system / "infinitfs@drive.service.d" / "mount.conf").read_text()
 
 
 def test_a_unit_of_the_machine_and_its_end(
