@@ -8,6 +8,7 @@ Invariant: however it is started, no core file is left, and the numbers of the s
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
 
@@ -52,10 +53,13 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _open_streams() -> None:
-    """A standard stream that was closed leads nowhere: its number is taken before another file gets it."""
+    """A standard stream that was closed leads nowhere: its number is taken before another file gets it. The name of a
+    file is printed with the bytes that it has."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115  # for as long as this runs
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")
 
 
 if __name__ == "__main__":

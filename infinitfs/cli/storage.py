@@ -156,11 +156,12 @@ def make_filesystem_storage(
 ) -> "FilesystemStorageRecord":
     """A new storage in a local folder, checked and stored."""
     from infinitfs.config.model import FilesystemStorageRecord
+    from infinitfs.config.paths import check_text
 
     check_new(invocation.store.storages, "storage", name)
     record = FilesystemStorageRecord(
         name=name,
-        path=str(folder.expanduser().absolute()),
+        path=check_text(str(folder.expanduser().absolute())),
         capacity=capacity,
         description=description,
         created=now(),
@@ -193,6 +194,7 @@ def _make_s3(
 ) -> "StorageRecord":
     from infinitfs.cli.account import open_account
     from infinitfs.config.model import S3StorageRecord
+    from infinitfs.config.paths import check_text
 
     if reduced_redundancy and storage_class:
         raise UsageError(problem="--reduced-redundancy and --storage-class exclude each other: give one.")
@@ -203,7 +205,7 @@ def _make_s3(
         bucket=require(bucket, "S3 bucket", "--bucket"),
         path=f"{name}_blocks" if path is None else path.strip("/"),
         endpoint=(endpoint or "").rstrip("/"),
-        ca_bundle=str(Path(ca_bundle).expanduser().absolute()) if ca_bundle else "",
+        ca_bundle=check_text(str(Path(ca_bundle).expanduser().absolute())) if ca_bundle else "",
         storage_class="REDUCED_REDUNDANCY" if reduced_redundancy else storage_class or "",
         capacity=capacity,
         description=description,

@@ -90,12 +90,15 @@ def install(
 ) -> None:
     """Install a unit that mounts VOLUME at DIR; for the machine also the helper for `mount` and fstab."""
     from infinitfs import systemd as files
+    from infinitfs.config.paths import check_text
 
     if credential is not None and encrypted_credential is not None:
         raise UsageError(problem="Two passphrase sources: use either --credential or --encrypted-credential.")
     secret = credential or encrypted_credential
     if secret is not None and not os.access(absolute(secret), os.F_OK):
         raise UsageError(problem=f'There is no file "{secret}": put the passphrase there first.')
+    if secret is not None:
+        check_text(str(absolute(secret)))
     where = absolute(directory)
     _check(invocation, volume, where, options, has_passphrase=secret is not None)
     manager = _manager(invocation, user=user)

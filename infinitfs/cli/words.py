@@ -1,11 +1,14 @@
-"""What can be typed in the place of an argument, for a shell's completion.
+"""What can be typed in the place of an argument: for a shell's completion, and as what a record can hold.
 
 Above: `base.py`, which gives every command's parameters a type of this module. Below: click, `config/`.
-Invariant: what a parameter stands for is said once, by its metavar: a folder, a file, or the name of a record.
+Invariant: what a parameter stands for is said once, by its metavar: a folder, a file, or the name of a record. Bytes
+that are no text are refused before a command begins, but where they only name what is opened or run here and now.
 """
 
 import os
 from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -16,13 +19,30 @@ _PLACES = {"DIR": "dir", "FILE": "file"}
 _RECORDS = {"USER": "users", "CREDENTIALS": "credentials", "STORAGE": "storages", "VOLUME": "volumes"}
 _NOUNS = {"user": "users", "credentials": "credentials", "storage": "storages", "volume": "volumes", "gc": "volumes"}
 _NEW = frozenset({"create", "add", "import"})  # verbs whose NAME is none that there is
+_ANY_BYTES = frozenset({"COMMAND", "SRC", "DST"})  # as may a FILE
 
 
-class Word(click.types.StringParamType):
+class Text(click.types.StringParamType):
+    """What may end up in a record, a unit or the name of a database."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from infinitfs.config.paths import check_text
+
+        return check_text(super().convert(value, param, ctx))
+
+
+class Word(Text):
     """A text that stands for one of `kinds`, or for each of them in turn where it may be repeated."""
 
     def __init__(self, kinds: list[str]) -> None:
         self._kinds = kinds
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if self._kinds == ["FILE"]:
+            return value
+        if self._kinds == ["DIR"]:  # which counts from here
+            super().convert(str(Path(value).absolute()), param, ctx)
+        return super().convert(value, param, ctx)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         before = ctx.params.get(param.name or "") if param.nargs == -1 else ()
@@ -47,9 +67,13 @@ def _names(kind: str, ctx: click.Context) -> list[str]:
 
 
 def give_words(parameters: list[click.Parameter]) -> None:
-    """Let every parameter of plain text whose metavar is known complete."""
+    """Let every parameter of plain text whose metavar is known complete, and take bytes that are no text only where
+    they may be any."""
     for parameter in parameters:
+        if type(parameter.type) is not click.types.StringParamType:
+            continue
         kinds = (parameter.metavar or "").strip("[]").split()
-        known = all(kind in _PLACES or kind in _RECORDS or kind == "NAME" for kind in kinds)
-        if kinds and known and type(parameter.type) is click.types.StringParamType:
+        if kinds and all(kind in _PLACES or kind in _RECORDS or kind == "NAME" for kind in kinds):
             parameter.type = Word(kinds)
+        elif not _ANY_BYTES.intersection(kinds):
+            parameter.type = Text()

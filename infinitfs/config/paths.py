@@ -6,6 +6,7 @@ variables come from a mapping, not from the process, so that two configurations 
 Invariant: no directory made here is open to others, whatever the umask (0700).
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,17 @@ from infinitfs.errors import UsageError
 
 _APPLICATION = "infinitfs"
 _VOLUME = re.compile(r"[0-9a-f]{32}")
+
+
+def check_text(value: str) -> str:
+    """`value`, of a command line or the environment, where a record can hold it. Raises UsageError where its bytes are
+    no text."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(value).decode(errors="backslashreplace")
+        raise UsageError(problem=f'"{shown}" is not text in UTF-8: use another name or text.') from None
+    return value
 
 
 def make_private(directory: Path) -> Path:
@@ -46,9 +58,9 @@ class Paths:
     def from_environment(cls, environ: Mapping[str, str]) -> Self:
         """`INFINITFS_HOME` moves all four under one folder; else they are XDG's, but for the runtime folder, which is
         in the state folder: XDG's is another one for a service and for a login of the same user, and goes with the
-        last login, while a mount stays. Raises UsageError where there is no home."""
+        last login, while a mount stays. Raises UsageError where there is no home, or one whose name is no text."""
         if home := environ.get("INFINITFS_HOME"):
-            root = Path(home).absolute()
+            root = Path(check_text(str(Path(home).absolute())))
             return cls(root / "config", root / "state", root / "cache", root / "run")
         state = _xdg(environ, "XDG_STATE_HOME", ".local/state")
         return cls(
@@ -69,12 +81,12 @@ class Paths:
 
 def _xdg(environ: Mapping[str, str], variable: str, default: str) -> Path:
     value = Path(environ.get(variable, ""))
-    if value.is_absolute():
-        return value / _APPLICATION
-    home = Path(environ.get("HOME", ""))
-    if not home.is_absolute():
-        raise UsageError(problem=f"There is no home folder: set HOME, {variable} or INFINITFS_HOME.")
-    return home / default / _APPLICATION
+    if not value.is_absolute():
+        home = Path(environ.get("HOME", ""))
+        if not home.is_absolute():
+            raise UsageError(problem=f"There is no home folder: set HOME, {variable} or INFINITFS_HOME.")
+        value = home / default
+    return Path(check_text(str(value))) / _APPLICATION
 
 
 def _checked(volume: str) -> str:

@@ -61,6 +61,10 @@ def find_passphrase(
             return _from_file(Path(value))
         if variables[0].endswith("_COMMAND"):
             return _from_command(value, timeout)
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise UsageError(problem=f"${variables[0]} is not text in UTF-8: check the passphrase source.") from None
         return value
     if directory := environ.get("CREDENTIALS_DIRECTORY"):
         credential = Path(directory) / "passphrase"

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -117,6 +118,59 @@ def test_usage_errors_are_one_line_and_exit_with_2(run: Run, arguments: list[str
     assert result.stderr.startswith(sentence)
     assert result.stderr.count("\n") == 1
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["quickstart", "/tmp/m\udcff"],
+        ["user", "create", "alice", "--description", "\udcff"],
+        ["storage", "create", "--filesystem", "local", "--path", "/tmp/\udcff"],
+        ["mount", "drive", "/tmp/m\udcff"],
+        ["systemd", "install", "drive", "--at", "/srv/drive", "-o", "log-file=\udcff"],
+    ],
+)
+def test_bytes_that_are_no_text_are_refused_before_anything_is_made(run: Run, home: Path, arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert result.stderr.endswith('\\xff" is not text in UTF-8: use another name or text.\n')
+    assert not home.exists()
+
+
+def test_a_folder_counts_from_where_the_command_runs(
+    run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "\udcff"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert run("quickstart", "drive").exit_code == 2
+    assert not home.exists()
+    created = run("storage", "create", "--filesystem", "local", "--path", "blocks")
+    assert (created.exit_code, list(here.iterdir())) == (2, [])
+
+
+@pytest.mark.parametrize("variable", ["INFINITFS_PASSPHRASE", "INFINITFS_HOME"])
+def test_a_variable_that_is_no_text_is_refused(run: Run, tmp_path: Path, variable: str) -> None:
+    before = list(tmp_path.iterdir())
+    result = run("user", "create", "alice", **{variable: f"{tmp_path}/\udcff"})
+    assert (result.exit_code, list(tmp_path.iterdir())) == (2, before)
+    assert "is not text in UTF-8" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_names_of_files_may_have_any_bytes(environ: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "\udcff.json"
+    program = [sys.executable, "-m", "infinitfs.cli.main"]
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+        strict = {**environ, "PYTHONIOENCODING": "utf-8:strict"}  # what most locales mean
+        return subprocess.run([*program, *arguments], env=strict, capture_output=True, timeout=60)
+
+    run("user", "create", "alice")
+    exported = run("user", "export", "alice", "--output", str(file))
+    assert (exported.returncode, exported.stdout) == (0, b'Exported user "alice" to "%b".\n' % os.fsencode(file))
+    assert b"exists already" in run("user", "import", str(file)).stderr, "it was read"
+    copied = run("copy", f"{file}\udcfe", str(file))
+    assert b"could not be copied (No such file" in copied.stderr
 
 
 def test_with_json_an_error_is_an_object_on_standard_output(run: Run) -> None:
