@@ -33,8 +33,6 @@ def open_account(invocation: Invocation, record: "CredentialsRecord") -> "Accoun
 
     Raises what `Invocation.identity` raises, WrongKey or DamagedRecord where the sealed secret does not open.
     """
-    import binascii
-
     import msgspec
 
     from infinitfs.storage.account import Environment, InstanceRole, Profile, Role, StaticKeys
@@ -45,7 +43,7 @@ def open_account(invocation: Invocation, record: "CredentialsRecord") -> "Accoun
             try:
                 plain = identity.unwrap(_binding(record.name), base64.b64decode(record.sealed, validate=True))
                 return msgspec.json.decode(plain, type=StaticKeys)
-            except (binascii.Error, msgspec.MsgspecError):
+            except (ValueError, msgspec.MsgspecError):
                 raise _damaged(record, "its sealed secret does not open") from None
         case "profile":
             return Profile(record.reference)

@@ -5,9 +5,11 @@ Invariant: a record holds no secret in the clear unless its field's name says `s
 RFC 3339 in UTC; sizes are bytes.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+
+VolumeId = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
 
 
 class UserRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -86,7 +88,7 @@ class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """
 
     name: str
-    volume: str
+    volume: VolumeId
     storage: str
     user: str
     descriptor: str

@@ -97,7 +97,7 @@ class Collection(Generic[Record]):
                 raise RecordNotFound(kind=self._kind, name=name) from None
         try:
             record = self._decoder.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise DamagedRecord(path=str(path), reason=str(error)) from None
         if record.name != name:
             raise DamagedRecord(path=str(path), reason=f'it is the record of "{record.name}"')

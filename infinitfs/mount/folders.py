@@ -6,12 +6,15 @@ Invariant: who holds the lock is the only one to use the state folder, the trans
 
 import fcntl
 import os
+import re
 from pathlib import Path
 
 from infinitfs.config.disk import failing, sync_folder, write_whole
 from infinitfs.config.paths import Paths, make_private
-from infinitfs.errors import StateLocked
+from infinitfs.errors import DamagedRecord, StateLocked
 from infinitfs.keys import RandomBytes
+
+_STATE = re.compile(rb"[0-9a-f]{32}")
 
 
 class Folders:
@@ -55,9 +58,12 @@ def take_lock(folders: Folders, name: str) -> int:
 def own_state(folders: Folders, random: RandomBytes) -> str:
     """This state folder's name among owners: random, made once, durable before a claim bears it.
 
-    Raises LocalFileFailed.
+    Raises LocalFileFailed, DamagedRecord.
     """
     with failing(folders.state_id, "made or read"):
         if not folders.state_id.exists():
             write_whole(folders.state_id, random(16).hex().encode())
-        return folders.state_id.read_text()
+        state = folders.state_id.read_bytes()
+    if not _STATE.fullmatch(state):
+        raise DamagedRecord(path=str(folders.state_id), reason="it is not 32 hex digits")
+    return state.decode()

@@ -10,7 +10,7 @@ import pytest
 
 from infinitfs.cli.account import open_account
 from infinitfs.cli.invocation import Invocation
-from infinitfs.errors import StorageUnreachable
+from infinitfs.errors import DamagedRecord, StorageUnreachable
 from infinitfs.storage.account import Account, Environment, InstanceRole, Profile, Role, StaticKeys
 from tests.support.console import Console
 from tests.support.mounts import Mounts, Run, volume_record
@@ -284,6 +284,17 @@ def test_a_sealed_secret_does_not_open_under_another_name(run: Run, environ: dic
     (folder / "other.json").write_text(json.dumps(moved))
     with pytest.raises(Exception, match="does not open"):
         account(environ, "other")
+
+
+@pytest.mark.parametrize("sealed", ["x", "é"])
+def test_a_sealed_secret_that_is_not_base64_is_a_damaged_record(
+    run: Run, environ: dict[str, str], home: Path, sealed: str
+) -> None:
+    run("credentials", "add", "--aws", "s3-user", input=f"{KEY_ID}\n{KEY}\n")
+    file = home / "config" / "credentials" / "s3-user.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"sealed": sealed}))
+    with pytest.raises(DamagedRecord, match=r"s3-user\.json"):
+        account(environ, "s3-user")
 
 
 def test_credentials_in_use_are_deleted_by_force_only(run: Run) -> None:

@@ -131,7 +131,17 @@ def test_valid_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"{", b"[]", b"{}", b'{"name": 1}', b"\xff", b'{"name":"bob","public":{},"created":""}']
+    "data",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b'{"name": 1}',
+        b"\xff",
+        b'{"name":"bob","public":{},"created":""}',
+        b'{"x":' + b"[" * 9999,
+    ],
 )
 def test_a_damaged_file_is_named(store: Store, data: bytes) -> None:
     store.users.create(user("alice"))
@@ -143,6 +153,15 @@ def test_a_damaged_file_is_named(store: Store, data: bytes) -> None:
         store.users.list()
     store.users.delete("alice")
     assert store.users.list() == []
+
+
+@pytest.mark.parametrize("damaged", ['"xyz"', '"' + "0" * 30 + '"', '"' + "0" * 32 + '\\n"', '"' + "A" * 32 + '"', "1"])
+def test_a_volume_s_id_is_one(store: Store, damaged: str) -> None:
+    store.volumes.create(volume("photos", "cloud", "alice"))
+    path = store.volumes.path("photos")
+    path.write_text(path.read_text().replace('"' + "00" * 16 + '"', damaged))
+    with pytest.raises(DamagedRecord, match=str(path)):
+        store.volumes.get("photos")
 
 
 @pytest.mark.usefixtures("open_umask")

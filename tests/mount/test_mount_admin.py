@@ -6,8 +6,10 @@ import pytest
 
 from infinitfs.config.model import VolumeRecord
 from infinitfs.config.paths import Paths, make_private
+from infinitfs.errors import DamagedRecord
+from infinitfs.keys import system_random
 from infinitfs.mount.admin import set_aside
-from infinitfs.mount.folders import Folders
+from infinitfs.mount.folders import Folders, own_state
 
 ID = "6472697665".ljust(32, "0")
 
@@ -46,6 +48,15 @@ def test_what_is_set_aside_is_whole(paths: Paths, record: VolumeRecord, state: F
     assert (kept / state.staging.name / "pack").read_bytes() == b"frames"
     assert (kept / state.intents.name / "1").read_bytes() == b"fsynced"
     assert set_aside(paths, record) is None, "nothing is left to be opened"
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff" * 32, b"0" * 31, b"0" * 32 + b"\n"])
+def test_a_name_among_owners_that_is_damaged_is_refused_by_name(state: Folders, data: bytes) -> None:
+    name = own_state(state, system_random)
+    assert own_state(state, system_random) == name
+    state.state_id.write_bytes(data)
+    with pytest.raises(DamagedRecord, match=str(state.state_id)):
+        own_state(state, system_random)
 
 
 def test_it_is_cut_short_with_the_database_the_last_to_go(
