@@ -81,12 +81,14 @@ def import_(invocation: Invocation, file: str) -> None:
     import msgspec
 
     from infinitfs.config.model import UserRecord
-    from infinitfs.keys.identity import PublicIdentity
+    from infinitfs.keys.identity import PublicIdentity, check_private
 
     try:
         record = msgspec.json.decode(read_file(file), type=UserRecord)
         PublicIdentity.from_public_record(record.public)
-    except (msgspec.MsgspecError, ValueError, KeyError):
+        if record.private is not None:
+            check_private(record.private)
+    except (msgspec.MsgspecError, ValueError, KeyError, RecursionError):
         raise UsageError(problem=f'"{file}" holds no exported user: `infinitfs user export` writes one.') from None
     invocation.store.users.create(record)
     invocation.answer(_shown(record), f'Imported user "{record.name}".')

@@ -37,6 +37,8 @@ _SCRYPT_R = 8
 _SCRYPT_P = 1
 _MAX_COST = 1 << 23
 """The largest n * r * p that a record may ask for: 1 GiB."""
+_MAX_R = 1 << 10
+"""Beyond it OpenSSL's own buffers would have the size of what `n` asks for."""
 
 _DOMAIN = b"infinitfs 1 "
 _AT_REST = _DOMAIN + b"identity"
@@ -163,31 +165,48 @@ class Identity:
         """The identity of `to_record`. Raises WrongPassphrase (also where one is needed and none is given),
         IntegrityError where the record is damaged or asks for an absurd cost."""
         if not is_protected(record):
-            seeds = _decode(record, "unprotected", 2 * KEY_SIZE)
-            return cls(seeds[:KEY_SIZE], seeds[KEY_SIZE:])
-        if passphrase is None:
+            seeds = _plain(record)
+        elif passphrase is None:
             raise WrongPassphrase(what="the user's key")
-        cost = [record.get(field) for field in ("n", "r", "p")]
-        if record.get("kdf") != "scrypt" or not all(type(value) is int and value > 0 for value in cost):
-            raise IntegrityError(problem="A protected key does not say how: restore the key from its export.")
-        n, r, p = (int(value) for value in cost if value is not None)
-        if n < 2 or n & (n - 1) or n * r * p > _MAX_COST:
-            raise IntegrityError(
-                problem=f"A key asks for scrypt with n={n}, r={r}, p={p}: restore the key from its export."
-            )
-        key = _stretch(passphrase, _decode(record, "salt", _SALT_SIZE), n, r, p)
-        nonce = _decode(record, "nonce", xaes.NONCE_SIZE)
-        sealed = _decode(record, "sealed", 2 * KEY_SIZE + xaes.TAG_SIZE)
-        try:
-            seeds = xaes.open(key, nonce, sealed, _AT_REST)
-        except DamagedFrame:
-            raise WrongPassphrase(what="the user's key") from None
+        else:
+            n, r, p, salt, nonce, sealed = _protected(record)
+            try:
+                seeds = xaes.open(_stretch(passphrase, salt, n, r, p), nonce, sealed, _AT_REST)
+            except DamagedFrame:
+                raise WrongPassphrase(what="the user's key") from None
         return cls(seeds[:KEY_SIZE], seeds[KEY_SIZE:])
 
 
 def is_protected(record: Mapping[str, str | int]) -> bool:
     """Whether a private record of `to_record` needs a passphrase."""
     return "unprotected" not in record
+
+
+def check_private(record: Mapping[str, str | int]) -> None:
+    """Raise the IntegrityError that `Identity.from_record` would raise under every passphrase."""
+    if is_protected(record):
+        _protected(record)
+    else:
+        _plain(record)
+
+
+def _plain(record: Mapping[str, str | int]) -> bytes:
+    return _decode(record, "unprotected", 2 * KEY_SIZE)
+
+
+def _protected(record: Mapping[str, str | int]) -> tuple[int, int, int, bytes, bytes, bytes]:
+    """The parameters of scrypt (n, r, p, salt), the nonce, and what is sealed."""
+    cost = [record.get(field) for field in ("n", "r", "p")]
+    if record.get("kdf") != "scrypt" or not all(type(value) is int and value > 0 for value in cost):
+        raise IntegrityError(problem="A protected key does not say how: restore the key from its export.")
+    n, r, p = (int(value) for value in cost if value is not None)
+    # The last is RFC 7914's own bound, n < 2^(128 * r / 8).
+    if n < 2 or n & (n - 1) or n * r * p > _MAX_COST or r > _MAX_R or n.bit_length() > 16 * r:
+        raise IntegrityError(
+            problem=f"A key asks for scrypt with n={n}, r={r}, p={p}: restore the key from its export."
+        )
+    salt, nonce = _decode(record, "salt", _SALT_SIZE), _decode(record, "nonce", xaes.NONCE_SIZE)
+    return n, r, p, salt, nonce, _decode(record, "sealed", 2 * KEY_SIZE + xaes.TAG_SIZE)
 
 
 def _stretch(passphrase: str, salt: bytes, n: int, r: int, p: int) -> bytes:

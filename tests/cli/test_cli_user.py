@@ -135,13 +135,32 @@ def test_the_full_export_of_a_key_that_is_elsewhere_says_so(run: Run) -> None:
     assert 'The private key of user "alice" not found' in result.stderr
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"name": "a", "public": {"sign": "x"}, "created": ""}'])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[1]", '{"name": "a", "public": {"sign": "x"}, "created": ""}', '{"x":' + "[" * 9999]
+)
 def test_import_refuses_what_is_no_user(run: Run, text: str, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text(text)
     result = run("user", "import", str(file))
     assert result.exit_code in (2, 15)
     assert result.stderr.count("\n") == 1
+    assert run("user", "list", "--json").stdout == ""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"unprotected": "xx"}, {"n": 2**40}, {"r": 1, "n": 2**20}, {"salt": ""}, {"kdf": "argon2"}],
+)
+def test_import_refuses_a_private_key_that_could_not_be_used(
+    run: Run, passphrase: str, change: dict[str, str | int]
+) -> None:
+    run("user", "create", "alice", "--passphrase-file", passphrase)
+    exported = json.loads(run("user", "export", "alice", "--full").stdout)
+    run("user", "delete", "alice")
+    exported["private"] |= change
+    result = run("user", "import", "-", input=json.dumps(exported))
+    assert (result.exit_code, result.stderr.count("\n")) == (15, 1), result.stderr
+    assert "restore the key from its export" in result.stderr
     assert run("user", "list", "--json").stdout == ""
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infinitfs.errors import IntegrityError, WrongKey, WrongPassphrase
-from infinitfs.keys.identity import Identity, PublicIdentity, is_protected
+from infinitfs.keys.identity import Identity, PublicIdentity, check_private, is_protected
 from tests.support.randomness import seeded
 
 ALICE = Identity.generate(seeded(b"alice"))
@@ -159,15 +159,26 @@ def test_the_default_cost_is_the_documented_one() -> None:
         {"p": 1 << 14},
         {"p": 0},
         {"n": 4, "r": 1 << 30},
+        {"n": 1 << 16, "r": 1},
+        {"n": 2, "r": 1 << 22},
         {"salt": ""},
         {"nonce": "AAAA"},
         {"sealed": "AAAA"},
     ],
 )
 def test_a_damaged_or_absurd_record_is_refused(change: dict[str, str | int]) -> None:
+    record = {**ALICE.to_record("passphrase", n=FAST), **change}
+    with pytest.raises(IntegrityError) as used:
+        Identity.from_record(record, "passphrase")
+    with pytest.raises(IntegrityError) as checked:
+        check_private(record)
+    assert str(checked.value) == str(used.value)
+
+
+def test_the_largest_n_that_r_allows_is_tried() -> None:
     record = ALICE.to_record("passphrase", n=FAST)
-    with pytest.raises(IntegrityError):
-        Identity.from_record({**record, **change}, "passphrase")
+    with pytest.raises(WrongPassphrase):
+        Identity.from_record({**record, "n": 1 << 15, "r": 1}, "passphrase")
 
 
 def test_an_altered_record_does_not_open() -> None:
