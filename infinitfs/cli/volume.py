@@ -13,7 +13,7 @@ from infinitfs.cli import terminal
 from infinitfs.cli.base import Group, pass_invocation
 from infinitfs.cli.invocation import Invocation, check_new
 from infinitfs.cli.options import Size, acting_user, named, passphrase_sources, require
-from infinitfs.errors import InUse, NotFound, UsageError
+from infinitfs.errors import AlreadyExists, InfinitfsError, InUse, InvalidName, NotFound, UsageError
 
 if TYPE_CHECKING:
     from infinitfs.config.model import StorageRecord, UserRecord, VolumeRecord
@@ -93,35 +93,70 @@ def status(invocation: Invocation, name: str) -> None:
     invocation.answer_fields(state if invocation.json else details(state))
 
 
-@volume.command("fetch", example="infinitfs volume fetch --as alice --storage s3-storage")
-@click.option("--name", "-n", metavar="NAME", help="Fetch this volume only.")
+@volume.command(
+    "fetch",
+    example="infinitfs volume fetch --as alice --storage s3-storage\n"
+    "infinitfs volume fetch --storage s3-storage --name drive --local-name other-drive",
+)
+@click.option("--name", "-n", metavar="NAME", help="Fetch this volume only; its ID does the same.")
+@click.option("--local-name", metavar="NAME", help="What to call that volume on this machine [default: its name].")
 @acting_user
 @click.option("--storage", metavar="STORAGE", help="The storage to look in.")
 @passphrase_sources
 @pass_invocation
-def fetch(invocation: Invocation, name: str | None, as_name: str | None, storage: str | None) -> None:
+def fetch(
+    invocation: Invocation, name: str | None, local_name: str | None, as_name: str | None, storage: str | None
+) -> None:
     """Find the volumes on a storage that this user can open, and add them to this machine."""
     from infinitfs.cli.account import account_of_storage
     from infinitfs.mount.admin import fetch_volumes
 
+    if local_name is not None:
+        require(name, "Volume name", "--name")
+        check_new(invocation.store.volumes, "volume", local_name)
     storage_record = invocation.store.storages.get(require(storage, "Storage", "--storage"))
     user = invocation.user(as_name)
     identity = invocation.identity(user)
     account = account_of_storage(invocation, storage_record)
     found = fetch_volumes(user, identity, storage_record, account)
-    wanted = [record for record in found if name is None or record.name == name]
+    wanted = [record for record in found if name in (None, record.name, record.volume)]
     if not wanted:
         raise NotFound(
             what="A volume" if name is None else f'The volume "{name}"',
             remedy=f'on the storage "{storage}" the user "{user.name}" can open {len(found)}',
         )
+    if local_name is not None and len(wanted) > 1:
+        ids = ", ".join(record.volume for record in wanted)
+        raise UsageError(problem=f'Several volumes are called "{name}": give the ID of one with --name ({ids}).')
+    _add(invocation, wanted, local_name)
+
+
+def _add(invocation: Invocation, found: "list[VolumeRecord]", local_name: str | None) -> None:
+    """Keep what is new here of what was found. What cannot have its name does not stand in the way of the rest; raises
+    the first such problem."""
+    import msgspec
+
     known = {record.volume: record.name for record in invocation.store.volumes.list()}
-    for record in wanted:
+    left: list[InfinitfsError] = []
+    for record in found:
         if record.volume in known:
             invocation.note(f'The volume "{record.name}" is known here already, as "{known[record.volume]}".')
+            continue
+        local = msgspec.structs.replace(record, name=local_name or record.name)
+        try:
+            invocation.store.volumes.create(local)
+        except AlreadyExists:
+            remedy = f"`--name {record.volume} --local-name NAME` fetches this one under another name"
+            left.append(InUse(what=f'The volume name "{local.name}"', remedy=remedy))
+        except InvalidName as error:
+            left.append(error)
         else:
-            invocation.store.volumes.create(record)
-            invocation.answer(_shown(record), f'Fetched volume "{record.name}".')
+            here = f' as "{local_name}"' if local_name is not None else ""
+            invocation.answer(_shown(local), f'Fetched volume "{record.name}"{here}.')
+    for problem in left[1:]:
+        invocation.note(str(problem))
+    if left:
+        raise left[0]
 
 
 @volume.command("delete", example="infinitfs volume delete drive")

@@ -18,7 +18,7 @@ from infinitfs.errors import InfinitfsError
 _PLACES = {"DIR": "dir", "FILE": "file"}
 _RECORDS = {"USER": "users", "CREDENTIALS": "credentials", "STORAGE": "storages", "VOLUME": "volumes"}
 _NOUNS = {"user": "users", "credentials": "credentials", "storage": "storages", "volume": "volumes", "gc": "volumes"}
-_NEW = frozenset({"create", "add", "import"})  # verbs whose NAME is none that there is
+_NEW = frozenset({"create", "add", "import", "fetch"})  # verbs whose NAME is none that there is
 _ANY_BYTES = frozenset({"COMMAND", "SRC", "DST"})  # as may a FILE
 
 

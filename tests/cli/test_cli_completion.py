@@ -45,6 +45,7 @@ def offered(*words: str) -> list[str]:
         (["volume", "create", "new", "--storage", ""], ["attic"]),
         (["volume", "create", "new", "--as", "a"], ["alice"]),
         (["volume", "show", ""], []),
+        (["volume", "fetch", "--local-name", ""], []),
         (["mount", ""], []),
         (["mount", "drive", ""], ["dir"]),
         (["mount", "drive", "/mnt", "--log-file", ""], ["file"]),

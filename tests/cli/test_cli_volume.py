@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from infinitfs.errors import NotMember, StorageUnreachable
+from infinitfs.errors import InvalidName, NotMember, StorageUnreachable
 from infinitfs.volume.descriptor import Parameters
 from tests.support.console import Console
 from tests.support.mounts import Mounts, Run, volume_record
@@ -113,6 +114,39 @@ def test_fetch_adds_what_this_user_can_open(run: Run, mounts: Mounts) -> None:
         "music",
         "photos",
     ]
+
+
+def test_a_name_that_is_taken_here_does_not_keep_others_from_being_fetched(run: Run, mounts: Mounts) -> None:
+    run(*CREATE)
+    other = msgspec.structs.replace(volume_record("drive", "alice", "local"), volume="ab" * 16)
+    invalid = msgspec.structs.replace(volume_record("odd", "alice", "local"), name="../odd")
+    mounts.elsewhere = [other, invalid, volume_record("music", "alice", "local")]
+    result = run("volume", "fetch", "--storage", "local")
+    assert (result.exit_code, result.stdout) == (11, 'Fetched volume "music".\n')
+    assert result.stderr.splitlines() == [
+        str(InvalidName(kind="volume", name="../odd")),
+        'The volume name "drive" is in use: '
+        f"`--name {other.volume} --local-name NAME` fetches this one under another name.",
+    ]
+    for name in ("drive", other.volume):
+        assert run("volume", "fetch", "--storage", "local", "--name", name).exit_code == 11
+
+
+def test_fetch_under_another_name(run: Run, mounts: Mounts) -> None:
+    run(*CREATE)
+    other = msgspec.structs.replace(volume_record("drive", "alice", "local"), volume="ab" * 16)
+    mounts.elsewhere = [other]
+    fetch = ("volume", "fetch", "--storage", "local", "--local-name", "attic")
+    assert run(*fetch).stderr == "Volume name unspecified (use --name)\n"
+    for name, code in (("drive", 11), ("../attic", 2)):
+        assert run(*fetch[:-1], name, "--name", "drive").exit_code == code
+    mounts.elsewhere = [other, volume_record("drive", "alice", "local")]
+    assert "Several volumes" in run(*fetch, "--name", "drive").stderr
+    fetched = run(*fetch, "--name", other.volume)
+    assert fetched.stdout == 'Fetched volume "drive" as "attic".\n', fetched.stderr
+    shown = json.loads(run("volume", "show", "attic", "--json").stdout)
+    assert (shown["name"], shown["volume"]) == ("attic", other.volume)
+    assert 'is known here already, as "attic"' in run("volume", "fetch", "--storage", "local").stderr
 
 
 def test_fetch_of_nothing_says_so(run: Run, mounts: Mounts) -> None:

@@ -3,8 +3,10 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from infinitfs.config.paths import Paths
 from infinitfs.errors import InUse
 from infinitfs.mount import mountpoint
 from infinitfs.mount.control import ask, find_mount
-from tests.support.mounted import PATIENCE, PROGRAM, VOLUME, Home, needs_fuse, wait_until
+from tests.support.mounted import PATIENCE, PROGRAM, STORAGE, VOLUME, Home, needs_fuse, wait_until
 
 pytestmark = needs_fuse
 
@@ -32,6 +34,34 @@ def test_mount_status_unmount(home: Home, drive: Path, store: Path) -> None:
     mounted = home.mount(drive)
     assert (drive / "hello").read_text() == "world"
     mounted.unmount()
+
+
+def test_a_volume_under_another_name_here(
+    home: Home, drive: Path, store: Path, tmp_path: Path, new_home: Callable[[str], Home]
+) -> None:
+    """This machine has a volume of the same name."""
+    mounted = home.mount(drive)
+    (drive / "hello").write_text("world")
+    mounted.unmount()
+    here, other = new_home("here"), "other-drive"
+    shutil.copytree(home.root / "config", here.root / "config")
+    record = here.root / "config" / "volumes" / f"{VOLUME}.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"volume": "ab" * 16}))
+    here.refused(11, "volume", "fetch", "--storage", STORAGE)
+    here.run("volume", "fetch", "--storage", STORAGE, "--name", VOLUME, "--local-name", other)
+
+    mounted = here.mount(drive, volume=other)
+    assert (drive / "hello").read_text() == "world"
+    assert mounted.status()["volume"] == other
+    assert json.loads(here.run("volume", "status", other, "--json"))["mountpoint"] == str(drive)
+    assert f'"{other}" is already open' in here.refused(11, "mount", other, str(tmp_path / "second"))
+    assert f"mount {other}: " in here.attempt("doctor")[1]
+    here.run("gc", other)
+    mounted.unmount()
+    here.run("gc", other)
+    here.run("volume", "delete", other, "--data", input=f"{other}\n")
+    assert [path for path in store.glob("*/**/*") if path.is_file()] == []
+    assert VOLUME in here.run("volume", "list")
 
 
 def test_what_replaces_a_file_is_all_that_is_left_of_it(home: Home, drive: Path) -> None:
