@@ -37,7 +37,7 @@ from infinitfs.storage.memory import MemoryStorage
 from infinitfs.transfer.client import local_transfer
 from infinitfs.transfer.files import inline
 from infinitfs.volume.clock import Clock
-from infinitfs.volume.descriptor import OpenedVolume, Parameters, create_descriptor, open_descriptor
+from infinitfs.volume.descriptor import OpenedVolume, Parameters, create_descriptor, descriptor_key, open_descriptor
 from infinitfs.volume.journal import JOURNAL, Kind, object_hash, open_record
 from infinitfs.volume.namespace import ROOT
 from infinitfs.volume.schema import SCHEMA
@@ -63,6 +63,7 @@ class World:
         self.opened: OpenedVolume = open_descriptor(descriptor, self.identity, key=None, user_name="alice")
         self.ring: KeyRing = self.opened.ring
         self.id = self.opened.volume_id.hex()
+        self.storage.objects[descriptor_key(self.opened.volume_id, 1)] = descriptor
 
     @asynccontextmanager
     async def mounted(self, home: Path) -> AsyncIterator[tuple[Session, Operations, Folders]]:

@@ -30,6 +30,9 @@ from infinitfs.keys.frame import MAX_PAYLOAD, SUITES, VOLUME_ID_SIZE, FrameType
 from infinitfs.keys.identity import Identity, PublicIdentity
 from infinitfs.keys.ring import KeyRing, Purpose
 
+DESCRIPTORS = "descriptor"
+"""The folder of a volume's descriptors in the storage."""
+
 _FORMAT = 1
 _PURPOSE = b"volume descriptor 1"
 _ROSTER = b"members"
@@ -125,7 +128,7 @@ class _Roster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def descriptor_key(volume_id: bytes, version: int) -> str:
     """The key of the object, relative to the storage's folder."""
-    return f"{volume_id.hex()}/descriptor/{version:016x}"
+    return f"{volume_id.hex()}/{DESCRIPTORS}/{version:016x}"
 
 
 def _hint(volume_id: bytes, public: PublicIdentity) -> bytes:

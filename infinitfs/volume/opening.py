@@ -7,6 +7,7 @@ Invariants.
   by another owner: it is applied where nothing of ours is unsent, refused otherwise.
 - The record at the pinned position has the pinned hash: anything else is a storage that was rolled back or forked.
 - A claim without a release means owned, whatever its age. No clock decides anything.
+- Where nothing is pinned yet, the storage must have the volume's descriptor: what was deleted is not begun anew.
 """
 
 import logging
@@ -17,13 +18,22 @@ from pathlib import Path
 import trio
 
 from infinitfs.config.disk import sync_folder
-from infinitfs.errors import DamagedObject, Fenced, HistoryRolledBack, ObjectNotFound, StorageUnreachable, VolumeOwned
+from infinitfs.errors import (
+    DamagedObject,
+    Fenced,
+    HistoryRolledBack,
+    NotFound,
+    ObjectNotFound,
+    StorageUnreachable,
+    VolumeOwned,
+)
 from infinitfs.keys.ring import KeyRing
 from infinitfs.transfer.background import together
 from infinitfs.transfer.base import Transfer
 from infinitfs.transfer.files import Offload
 from infinitfs.volume.checkpoint import CHECKPOINTS, restore
 from infinitfs.volume.database import Database
+from infinitfs.volume.descriptor import DESCRIPTORS
 from infinitfs.volume.history import History
 from infinitfs.volume.journal import JOURNAL, Kind, Record, object_hash, open_record
 from infinitfs.volume.schema import ADDED, LOCAL
@@ -61,13 +71,18 @@ class Opening:
     async def open(self, state: str) -> tuple[Database, History]:
         """The local database, caught up with the storage (or, while that is away, as it was).
 
-        `state` is this state folder's own name among owners. Raises what `_catch_up` raises.
+        `state` is this state folder's own name among owners. Raises what `_catch_up` raises, NotFound where the storage
+        does not have the volume.
         """
-        if not self._path.exists():
+        new = not self._path.exists()
+        if new:
+            await self._check_described()
             await self._build()
             await self._offload(self._install)
         database, history = await self._open_database()
         try:
+            if not new and history.position == 0:  # nothing pins what the storage has to hold
+                await self._check_described()
             if not await self._catch_up(database, history, state):
                 self._check_nothing_unsent(database, "another machine")
                 _log.info("The local state is older than the storage's journal: it is made anew from a checkpoint.")
@@ -81,6 +96,15 @@ class Opening:
         except BaseException:
             database.close()
             raise
+
+    async def _check_described(self) -> None:
+        """The storage has the volume: without its descriptor nobody else could ever find what is written."""
+        if not await self._transfer.list(f"{self._volume}/{DESCRIPTORS}/"):
+            raise NotFound(
+                what=f'The volume "{self._name}"',
+                remedy="its storage does not have it any more; "
+                f"`infinitfs volume delete {self._name}` forgets it on this machine, too",
+            )
 
     # --- the local database ---
 

@@ -7,7 +7,7 @@ happens; files of a home are real, so a home that is copied while it is in use i
 
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ import trio
 import trio.testing
 
 from infinitfs.config.paths import Paths
+from infinitfs.errors import ObjectExists
 from infinitfs.keys.identity import Identity
 from infinitfs.mount.compose import Composition, Machine
 from infinitfs.mount.folders import Folders
@@ -26,7 +27,7 @@ from infinitfs.storage.memory import MemoryStorage
 from infinitfs.transfer.client import local_transfer
 from infinitfs.transfer.files import Offload, inline
 from infinitfs.volume.clock import Clock
-from infinitfs.volume.descriptor import OpenedVolume, Parameters, create_descriptor, open_descriptor
+from infinitfs.volume.descriptor import OpenedVolume, Parameters, create_descriptor, descriptor_key, open_descriptor
 from infinitfs.volume.inodes import Inode
 from infinitfs.volume.namespace import ROOT
 from infinitfs.volume.schema import PAGE_SIZE
@@ -79,10 +80,16 @@ async def opened_volume(
     fsync: Literal["local", "remote"] = "local",
     capacity: int = 0,
     backlog: int = 10 * 2**30,
+    described: bool = True,
 ) -> AsyncIterator[Session]:
     """The volume on the machine whose folders are under `home`; its name is that of the folder, and so is the seed of
-    its randomness where none is given."""
+    its randomness where none is given. A new machine finds the storage with what stands for the volume's descriptor, as
+    `volume create` leaves it, where it is `described`."""
     opened = opened or make_volume()
+    folders = folders_of(home, opened)
+    if described and not folders.database.exists():
+        with suppress(ObjectExists):
+            await storage.put(descriptor_key(opened.volume_id, 1), b"", create=True)
     async with (
         local_transfer(storage) as transfer,
         Composition(
@@ -93,7 +100,7 @@ async def opened_volume(
             capacity=capacity,
             opened=opened,
             identity=ALICE,
-            folders=folders_of(home, opened),
+            folders=folders,
             transfer=transfer,
             machine=Machine(
                 (wall or WallClock()).clock(),

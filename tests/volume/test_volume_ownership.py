@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from infinitfs.errors import Fenced, HistoryRolledBack, InfinitfsError, StorageUnreachable, VolumeOwned
+from infinitfs.errors import Fenced, HistoryRolledBack, InfinitfsError, NotFound, StorageUnreachable, VolumeOwned
 from infinitfs.storage.memory import MemoryStorage
 from infinitfs.volume.history import History
 from infinitfs.volume.journal import JOURNAL, Kind, open_record, seal_record
@@ -244,6 +244,23 @@ async def test_a_rolled_back_storage_is_refused(autojump_clock: MockClock, tmp_p
         assert rolled_back.objects == before
     async with opened_volume(storage, tmp_path / "one", OPENED) as session:
         assert names(session.volume) == {b"first", b"second", b"third", b"fourth"}
+
+
+async def test_a_volume_that_is_not_there_any_more_is_not_begun_anew(autojump_clock: MockClock, tmp_path: Path) -> None:
+    """Deleted elsewhere, while this machine had its record but nothing that pins a state of the storage."""
+    storage = MemoryStorage()
+    async with opened_volume(storage, tmp_path / "seen", OPENED, read_only=True):
+        pass
+    await write(storage, tmp_path / "one", b"file")
+    async with opened_volume(storage, tmp_path / "fetched", OPENED, read_only=True) as session:
+        assert names(session.volume) == {b"file"}
+    storage.objects.clear()
+    for home in ("seen", "new", "new"):
+        with pytest.raises(NotFound, match="its storage does not have it any more"):
+            async with opened_volume(storage, tmp_path / home, OPENED, described=False):
+                pass
+    assert storage.objects == {}
+    await refused(storage, tmp_path / "fetched", HistoryRolledBack)
 
 
 async def test_a_forked_history_is_refused(autojump_clock: MockClock, tmp_path: Path) -> None:

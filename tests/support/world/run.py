@@ -20,7 +20,7 @@ import trio.testing
 from trio._core import _run as scheduler
 
 from infinitfs.keys.ring import KeyRing
-from infinitfs.volume.descriptor import Member, OpenedVolume, Parameters
+from infinitfs.volume.descriptor import Member, OpenedVolume, Parameters, descriptor_key
 from tests.support.randomness import seeded
 from tests.support.world.disk import Disk, Watch
 from tests.support.world.life import Life, World
@@ -75,6 +75,7 @@ def run(seed: int, *, crash_at: Collection[tuple[str, str]] = ()) -> Outcome:
 async def _play(world: World) -> None:
     source = world.source
     opened = _volume(world)
+    world.storage.objects[descriptor_key(opened.volume_id, 1)] = b""  # that one is there counts, nothing reads it
     disk, floor, take_over = _new_disk(world), Floor(), False
     cut = False
     lives = source.randint(2, 6)
