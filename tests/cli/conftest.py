@@ -58,6 +58,7 @@ def mounts(monkeypatch: pytest.MonkeyPatch) -> Mounts:
     parts: dict[str, dict[str, Any]] = {
         "daemon": {"mount": fake.mount},
         "control": {"find_mount": fake.find_mount, "mounted": fake.mounted, "ask": fake.ask},
+        "mountpoint": {"is_mounted": fake.is_mounted},
         "admin": {
             "create_volume": fake.create_volume,
             "fetch_volumes": fake.fetch_volumes,

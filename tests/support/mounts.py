@@ -64,6 +64,9 @@ class Mounts:
     def mounted(self, paths: Any) -> list[str]:
         return sorted(self.mountpoints)
 
+    def is_mounted(self, directory: Path) -> bool:
+        return str(directory) in self.mountpoints.values()
+
     def ask(
         self, paths: Any, volume_id: str, command: str, *, patience: float | None = None, **arguments: Any
     ) -> Iterator[dict[str, Any]]:
