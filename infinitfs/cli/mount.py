@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+_LINKS = 40  # that lead to one another: the kernel follows no more (path_resolution(7))
 _ID = click.IntRange(0, 2**32 - 2)  # -1 is nobody's (chown(2))
 
 
@@ -154,7 +155,12 @@ def mountpoint_of(directory: str) -> Path:
     from infinitfs.mount.mountpoint import is_mounted
 
     where = absolute(directory)
-    return Path(os.path.realpath(where)) if not is_mounted(where) and where.is_symlink() else where
+    for _ in range(_LINKS):
+        if is_mounted(where) or not where.is_symlink():
+            break
+        target = where.parent / where.readlink()
+        where = Path(os.path.realpath(target.parent), target.name)
+    return where
 
 
 def _name_and_directory(operands: list[str], name: str | None, mountpoint: str | None) -> tuple[str, str]:

@@ -32,7 +32,7 @@ from infinitfs.block.writer import BlockWriter
 from infinitfs.config.model import StorageRecord, VolumeRecord
 from infinitfs.config.paths import Paths
 from infinitfs.config.store import Store
-from infinitfs.errors import DamagedRecord, StorageUnreachable
+from infinitfs.errors import DamagedRecord, NoSpace, StorageUnreachable
 from infinitfs.keys import RandomBytes
 from infinitfs.keys.identity import Identity
 from infinitfs.mount.folders import Folders, own_state, take_lock
@@ -170,7 +170,7 @@ class Composition:
             flush_lock = trio.Lock()
             publisher = self._publisher(local, flush_lock, state)
             volume = self._volume(local, flush_lock, publisher)
-            await _recover(local.staging, local.blocks, publisher, self.machine.offload)
+            await self._recover(local, publisher)
             await volume.replay()
             async with volume.running():
                 if claim:
@@ -193,6 +193,17 @@ class Composition:
                 if self.writable:
                     async with volume.collector.held():
                         await _release(publisher)
+
+    async def _recover(self, local: _Local, publisher: Publisher) -> None:
+        """Take over what a killed process left staged; a pack that it had open is closed as it is."""
+        known = local.blocks.unfinished()
+        for name in await self.machine.offload(partial(local.staging.recover, known)):
+            await self.machine.offload(partial(local.staging.reopen, name, known[name][1]))
+            try:
+                await publisher.close_packs()
+            except NoSpace:
+                if self.writable:
+                    raise  # else it can be read as it is
 
     def _opening(self) -> Opening:
         return Opening(
@@ -363,14 +374,6 @@ def _load(database: Database, namespace: Namespace, blocks: Blocks) -> None:
     database.before_commit, database.after_rollback = before_commit, after_rollback
     namespace.load()
     blocks.load()
-
-
-async def _recover(staging: Staging, blocks: Blocks, publisher: Publisher, offload: Offload) -> None:
-    """Take over what a killed process left staged; a pack that it had open is closed as it is."""
-    known = blocks.unfinished()
-    for name in await offload(partial(staging.recover, known)):
-        await offload(partial(staging.reopen, name, known[name][1]))
-        await publisher.close_packs()
 
 
 async def _claim(publisher: Publisher) -> None:

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -84,8 +85,9 @@ def _detach(writer: int) -> None:
     held busy. Who interrupts the command before it has an answer ends this process, too."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.chdir("/")
-    os.closerange(3, writer)
-    os.closerange(writer + 1, os.sysconf("SC_OPEN_MAX"))
+    for descriptor in {int(path.name) for path in Path("/proc/self/fd").iterdir()} - {0, 1, 2, writer}:
+        with suppress(OSError):  # the one that was listed with
+            os.close(descriptor)
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)

@@ -45,9 +45,11 @@ def prepare(directory: Path) -> None:
 def _check_answer(directory: Path) -> None:
     """A look at a folder in a process of its own, which can be ended where it takes too long."""
     command = [sys.executable, "-ISc", "import os, sys; os.scandir(sys.argv[1])", str(directory)]
+    looking = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE)
+        looking.wait(_PATIENCE)
     except subprocess.TimeoutExpired:
+        looking.kill()  # and not waited for: once the filesystem has read a request nothing interrupts it
         remedy = "what is mounted there does not answer: end its process, then try again"
         raise InUse(what=str(directory), remedy=remedy) from None
 

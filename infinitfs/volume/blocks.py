@@ -227,6 +227,10 @@ class Blocks:
         if ino in self._lost and self._database.failed is not None:
             raise self._database.failed
 
+    def lose(self, ino: int) -> None:
+        """What a flush took of the file could not be entered."""
+        self._lost.add(ino)
+
     def _overlapping(self, ino: int, edits: Sequence[Edit]) -> list[Extent]:
         """The extents that edits touch, in order."""
         ranges = [(ino, ino, edit.offset, edit.offset, edit.end, edit.offset) for edit in edits]

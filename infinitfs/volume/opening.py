@@ -254,7 +254,7 @@ class Opening:
             connection.execute("DELETE FROM staged WHERE position <= ?", (position,))
             connection.execute("DELETE FROM records WHERE position = ?", (position,))
             history.advance(position, object_hash(data), record.kind, record.owner, len(data))
-            database.commit()
+            await database.sync()  # before its packs leave the staging folder
             return
         if record.previous != history.hash:
             raise self._rolled_back(position)

@@ -173,8 +173,12 @@ class Publisher:
         """End the record that changes gather in; returns the position of the last record cut, durable here."""
         async with self._nothing_intended():
             await self._end_record()
-        async with self._sealing:
-            await self._seal_cut()
+        try:
+            async with self._sealing:
+                await self._seal_cut()
+        except trio.Cancelled:
+            self.changed()  # the next cut seals it
+            raise
         return self._database.position - 1
 
     async def announce(self, kind: Kind) -> int:

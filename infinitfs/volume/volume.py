@@ -202,7 +202,8 @@ class Volume:
     @property
     def trouble(self) -> InfinitfsError | None:
         """Why changes are not stored, here or in the storage; None while all is well."""
-        return self.database.failed or self.publisher.fenced or self._write_back.trouble or self.publisher.trouble
+        memory = self._write_back.trouble if self._write_back.bytes else None  # else what it was about is gone
+        return self.database.failed or self.publisher.fenced or memory or self.publisher.trouble
 
     async def _change(self) -> int:
         """Before every change: whether one may be made, and its time in nanoseconds."""
@@ -343,6 +344,8 @@ class Volume:
     # --- content ---
 
     def open(self, ino: int) -> None:
+        """Raises what the database has failed with, where what was in the file is not in the tables any more."""
+        self._blocks.check(ino)
         self._in_core.open(ino)
 
     def close(self, ino: int) -> None:
@@ -406,7 +409,7 @@ class Volume:
     def read(self, ino: int, offset: int, length: int) -> Awaitable[Buffer]:
         """Up to `length` bytes of an open file from `offset` on, fewer at its end.
 
-        Raises DamagedObject, ObjectNotFound, StorageUnreachable; once the database has failed, what it failed with.
+        Raises DamagedObject, ObjectNotFound, StorageUnreachable, and as `open`.
         """
         if self.database.failed is not None:
             self._blocks.check(ino)

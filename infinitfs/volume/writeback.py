@@ -330,7 +330,11 @@ class WriteBack:
                         await trio.lowlevel.checkpoint()
                     file, count = batch.files.popleft()
                     before = file.bytes_in_memory
-                    self._commit(file, file.finish_flush(list(islice(stored, count))))
+                    try:
+                        self._commit(file, file.finish_flush(list(islice(stored, count))))
+                    except InfinitfsError:
+                        self._blocks.lose(file.ino)
+                        raise
                     self._intents.contain(file.ino, batch.intended if file.has_content else self._intents.last)
                     self.bytes += file.bytes_in_memory - before
                     self._keep_tail(file)

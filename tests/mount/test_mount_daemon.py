@@ -199,9 +199,11 @@ def test_an_interrupt_that_meets_the_fork_is_not_lost(home: Home, drive: Path) -
 def test_nothing_that_the_command_had_open_stays_open(home: Home, drive: Path) -> None:
     """Or a lock that a script holds around it is held for as long as the mount is there."""
     reader, writer = os.pipe()
-    command = [*PROGRAM, "mount", VOLUME, str(drive)]
-    subprocess.run(command, env=home.environ, cwd=home.folder, check=True, pass_fds=[writer], timeout=PATIENCE)
+    os.dup2(writer, 300, inheritable=True)
     os.close(writer)
+    command = ["sh", "-c", 'ulimit -Sn 256; exec "$@"', "", *PROGRAM, "mount", VOLUME, str(drive)]
+    subprocess.run(command, env=home.environ, cwd=home.folder, check=True, pass_fds=[300], timeout=PATIENCE)
+    os.close(300)
     assert select.select([reader], [], [], PATIENCE)[0] and os.read(reader, 1) == b""
     os.close(reader)
     home.mounted(drive).unmount()

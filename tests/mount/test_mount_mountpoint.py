@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from infinitfs.cli.mount import mountpoint_of
 from infinitfs.errors import InUse, MountFailed, UnmountFailed
 from infinitfs.mount import mountpoint
 from infinitfs.mount.mountinfo import Mount, on_top
@@ -123,3 +124,14 @@ def test_without_a_connection_nothing_is_connected(tmp_path: Path) -> None:
     assert not mountpoint.is_connected()
     mountpoint.write_back(tmp_path)
     mountpoint.write_back(tmp_path / "missing")
+
+
+def test_links_are_followed_to_what_is_mounted_and_no_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "second").symlink_to("folder")
+    (tmp_path / "first").symlink_to(tmp_path / "folder" / ".." / "second")
+    assert mountpoint_of(str(tmp_path / "first")) == tmp_path / "folder"
+    monkeypatch.setattr(mountpoint, "is_mounted", lambda directory: directory == tmp_path / "second")
+    assert mountpoint_of(str(tmp_path / "first")) == tmp_path / "second"
+    (tmp_path / "itself").symlink_to("itself")
+    assert mountpoint_of(str(tmp_path / "itself")) == tmp_path / "itself"

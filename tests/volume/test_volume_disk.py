@@ -1,6 +1,7 @@
 """A local disk that fails under an open volume: what is there can still be read."""
 
 import random
+from contextlib import suppress
 from pathlib import Path
 
 import apsw
@@ -81,8 +82,36 @@ async def test_nothing_is_read_as_empty_because_its_extents_were_rolled_back(
                     assert await content(volume, ino) == b"%d" % n * 500
                 except NoSpace:
                     refused += 1
+                    with pytest.raises(NoSpace):
+                        volume.open(ino)  # the kernel has the size 0 for it, and would not ask for a byte
             home, then = killed(tmp_path / "one", tmp_path / "killed"), copy_of(storage)
     assert refused
     async with opened_volume(then, home, OPENED) as session:
         for n, ino in enumerate(inos):
             assert await content(session.volume, ino) == b"%d" % n * 500
+
+
+async def test_nothing_is_read_as_empty_because_a_flush_could_not_enter_it(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """The database fails between two files of one flush, as the change of another program finds it."""
+    wrong: list[int] = []
+    with pytest.raises(InfinitfsError):
+        async with opened_volume(MemoryStorage(), tmp_path / "one", OPENED) as session:
+            volume = session.volume
+            inos = [await put(volume, b"%d" % n, b"%d" % n * 500, durable=True) for n in range(40)]
+            batches = vars(volume)["_write_back"]._batches
+
+            async def fail() -> None:
+                while not (batches and batches[0].cuts and len(batches[0].files) < len(inos)):
+                    await trio.lowlevel.checkpoint()
+                volume.database.fail(apsw.IOError("as planned"))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(fail)
+                with pytest.raises(InfinitfsError):
+                    await volume.settle()
+            for n, ino in enumerate(inos):
+                with suppress(LocalDiskFailed):
+                    wrong += [n] if await content(volume, ino) != b"%d" % n * 500 else []
+    assert not wrong

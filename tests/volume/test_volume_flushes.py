@@ -209,3 +209,22 @@ async def test_files_that_were_emptied_leave_memory(tmp_path: Path, autojump_clo
         await volume.set_attributes(ino, size=0)
         await drained(session)
         assert not vars(volume)["_write_back"]._dirty and vars(volume)["_in_core"].get(ino) is None
+
+
+async def test_a_flush_that_failed_is_forgotten_with_what_it_was_about(
+    tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    held = Held("_append")
+    async with opened_volume(MemoryStorage(), tmp_path / "one", offload=held) as session:
+        held.failure = NoSpace(what="the disk", remedy="free some")
+        held.holding = True
+        held.go.set()
+        ino = await opened_file(session)
+        await session.volume.write(ino, 0, noise(HIGH))
+        session.volume.close(ino)
+        await trio.sleep(7)
+        assert "free some" in str(session.status().trouble) and "free some" in caplog.text
+        caplog.clear()
+        await session.volume.unlink(ROOT, b"file")
+        assert session.status().trouble is None
+        held.holding = False

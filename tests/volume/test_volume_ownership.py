@@ -2,7 +2,9 @@
 
 import errno
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -11,6 +13,7 @@ from trio.testing import MockClock
 
 from infinitfs.errors import Fenced, HistoryRolledBack, InfinitfsError, NotFound, StorageUnreachable, VolumeOwned
 from infinitfs.storage.memory import MemoryStorage
+from infinitfs.transfer.files import inline
 from infinitfs.volume.history import History
 from infinitfs.volume.journal import JOURNAL, Kind, open_record, seal_record
 from infinitfs.volume.namespace import ROOT
@@ -30,6 +33,7 @@ from tests.support.volumes import (
     put,
 )
 
+T = TypeVar("T")
 OPENED = make_volume()
 VOLUME = OPENED.volume_id.hex()
 
@@ -365,3 +369,34 @@ async def test_changes_whose_answer_was_lost_hide_no_take_over(autojump_clock: M
         await put(session.volume, b"second", b"content")
         await session.drain()
         await refused(then, home, VolumeOwned)
+
+
+async def test_an_own_record_is_acknowledged_durably_before_its_packs_go(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a power cut in between leaves a database that misses them."""
+    inner = MemoryStorage()
+    storage = FaultyStorage(inner, lambda call: None)
+    async with opened_volume(storage, tmp_path / "one", OPENED) as session:
+        await put(session.volume, b"file", b"content")
+        await session.drain()
+        storage.plan = lambda call: FailAfter() if "/journal/" in call.key else None
+        await put(session.volume, b"more", b"content")
+        with trio.move_on_after(60):
+            await session.volume.drain()
+        home, then = killed(tmp_path / "one", tmp_path / "killed"), copy_of(inner)
+        storage.partitioned = True
+    steps: list[str] = []
+    advance = History.advance
+
+    def noted(history: History, position: int, *others: Any) -> None:
+        steps.append("advance")
+        advance(history, position, *others)
+
+    async def offload(call: Callable[[], T]) -> T:
+        steps.append(getattr(getattr(call, "func", call), "__name__", ""))
+        return await inline(call)
+
+    monkeypatch.setattr(History, "advance", noted)
+    async with opened_volume(then, home, OPENED, offload=offload):
+        assert "fdatasync" in steps[steps.index("advance") : steps.index("recover")]

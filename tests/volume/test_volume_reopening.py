@@ -10,7 +10,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from infinitfs.errors import ReadOnly, StorageUnreachable
+from infinitfs.block.staging import Staging
+from infinitfs.errors import NoSpace, ReadOnly, StorageUnreachable
 from infinitfs.mount.session import Session
 from infinitfs.storage.base import Buffer
 from infinitfs.storage.memory import MemoryStorage
@@ -389,3 +390,24 @@ async def test_a_read_only_session_reads_what_was_not_sent(
     async with opened_volume(then, home) as session:
         assert await content(session.volume, ino) == data
         await session.drain()
+
+
+async def test_a_full_disk_keeps_nobody_from_reading(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pack that a killed process had open gets no index then."""
+    inner = MemoryStorage()
+    storage = FaultyStorage(inner, lambda call: None)
+    async with opened_volume(storage, tmp_path / "one") as session:
+        storage.partitioned = True
+        ino = await put(session.volume, b"file", b"content")
+        await session.volume.settle()
+        home, then = killed(tmp_path / "one", tmp_path / "killed"), copy_of(inner)
+        storage.partitioned = False
+
+    def fail(*_: object) -> None:
+        raise NoSpace(what="the disk", remedy="free some")
+
+    monkeypatch.setattr(Staging, "_append", fail)
+    async with opened_volume(then, home, read_only=True) as session:
+        assert await content(session.volume, ino) == b"content"

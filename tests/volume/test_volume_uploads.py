@@ -154,3 +154,28 @@ async def test_what_is_committed_while_the_log_is_copied_is_sent(tmp_path: Path,
         held.go.set()
         await trio.sleep(10)
         assert not volume.publisher.unsent
+
+
+async def test_a_record_that_nobody_waited_for_to_be_sealed_is_sent(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """No thread was free for it until then."""
+    held = Held("seal_record")
+    async with opened_volume(MemoryStorage(), tmp_path / "one", offload=held) as session:
+        volume = session.volume
+        await drained(session)
+        await volume.create(ROOT, b"first", FOLDER, 0, 0)
+        await volume.sync()
+        await trio.sleep(0.1)
+        held.holding = True
+        async with trio.open_nursery() as nursery:
+
+            async def give_up() -> None:
+                await trio.testing.wait_all_tasks_blocked()
+                waiting.cancel()
+                held.holding = False
+                held.go.set()
+
+            with trio.CancelScope() as waiting:
+                nursery.start_soon(give_up)
+                await volume.publisher.publish_all()
+        await trio.sleep(60)
+        assert not volume.publisher.unsent
