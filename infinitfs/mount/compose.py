@@ -53,6 +53,7 @@ from infinitfs.volume.history import History
 from infinitfs.volume.intents import Intents
 from infinitfs.volume.journal import Kind, Owner
 from infinitfs.volume.lease import Lease
+from infinitfs.volume.leftovers import Leftovers
 from infinitfs.volume.namespace import Namespace
 from infinitfs.volume.opening import Opening
 from infinitfs.volume.publisher import Publisher
@@ -269,7 +270,7 @@ class Composition:
 
     def _volume(self, local: _Local, flush_lock: trio.Lock, publisher: Publisher) -> Volume:
         ring, offload = self.opened.ring, self.machine.offload
-        room = self._room(local)
+        room, checkpointer = self._room(local), self._checkpointer(local, publisher)
         return Volume(
             database=local.database,
             namespace=local.namespace,
@@ -286,16 +287,8 @@ class Composition:
                 sync=local.database.sync,
             ),
             publisher=publisher,
-            checkpointer=self._checkpointer(local, publisher),
-            collector=Collector(
-                volume=self.opened.volume_id.hex(),
-                database=local.database,
-                blocks=local.blocks,
-                publisher=publisher,
-                transfer=self.transfer,
-                cache=local.cache,
-                flush_lock=flush_lock,
-            ),
+            checkpointer=checkpointer,
+            collector=self._collector(local, flush_lock, publisher, checkpointer),
             clock=self.machine.clock,
             writable=self.writable,
             lease=Lease(
@@ -333,6 +326,28 @@ class Composition:
             self.machine.offload,
             pack_size=self.opened.parameters.pack,
             at_full=publisher.close_full,
+        )
+
+    def _collector(
+        self, local: _Local, flush_lock: trio.Lock, publisher: Publisher, checkpointer: Checkpointer
+    ) -> Collector:
+        volume = self.opened.volume_id.hex()
+        return Collector(
+            volume=volume,
+            database=local.database,
+            blocks=local.blocks,
+            publisher=publisher,
+            leftovers=Leftovers(
+                volume=volume,
+                database=local.database,
+                blocks=local.blocks,
+                publisher=publisher,
+                checkpointer=checkpointer,
+                transfer=self.transfer,
+            ),
+            transfer=self.transfer,
+            cache=local.cache,
+            flush_lock=flush_lock,
         )
 
     def _checkpointer(self, local: _Local, publisher: Publisher) -> Checkpointer:

@@ -5,16 +5,17 @@ body is a msgpack array of the fields of `Manifest`. It names, in order, the 64 
 pages: each a compressed frame of type CHECKPOINT_GROUP under the metadata key, its context the group's keyed digest,
 in packs that hold nothing else.
 
-Above: `volume.Volume` runs a `Checkpointer`, `opening` restores. Below: `pages`, `signed`, `transfer`.
+Above: `volume.Volume` runs a `Checkpointer`, `leftovers` asks it for names, `opening` restores. Below: `pages`,
+`signed`, `transfer`.
 Invariants: a checkpoint at a position shows exactly the records up to there (its view is pinned in the step of the
 cut) and is published only after that record; groups that an earlier kept checkpoint has are not sent again; manifests
-are the only root of their packs; the last two checkpoints are kept, with every record since the older one, and
-claims are never trimmed.
+are the only root of their packs, and those of a checkpoint that fails before its manifest is sent are taken back; the
+last two checkpoints are kept, with every record since the older one, and claims are never trimmed.
 """
 
 import logging
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -48,6 +49,7 @@ PACK = 8 * 2**20
 _SMALLEST = 4 * 2**20  # bytes of journal below which no checkpoint is due
 _SHARE = 0.5  # of the last checkpoint's size: journal beyond it makes one due
 _RECORDS = 1000  # records that a fresh machine would have to fetch one by one
+_PATIENCE = 5.0  # seconds for taking packs back: who unmounts waits for it
 
 
 def most_stored(size: int) -> int:
@@ -92,6 +94,7 @@ class _Pinned:
     position: int
     connection: apsw.Connection
     reached: trio.Event
+    ended: trio.Event
     point: Point | None = None
 
 
@@ -124,6 +127,7 @@ class Checkpointer:
         self._pinned: _Pinned | None = None
         self._wanted = trio.Event()
         self._last: Manifest | None = None
+        self._making: list[str] = []  # packs of the one under way
         self.forced = False
         """The next cut is a checkpoint whether one is due or not."""
 
@@ -138,15 +142,14 @@ class Checkpointer:
             except (InfinitfsError, apsw.Error) as error:
                 _log.warning("No checkpoint was made, the next cut will try again: %s", error)
                 return
-            self._pinned = _Pinned(position, connection, trio.Event())
+            self._pinned = _Pinned(position, connection, trio.Event(), trio.Event())
             self.forced = False
             self._wanted.set()
 
     def _due(self, position: int) -> bool:
-        point = self._history.point
-        last = point.checkpoints[-1] if point.checkpoints else 0
         size = self._last.size if self._last else 0
-        return point.journal_bytes > max(_SMALLEST, int(size * _SHARE)) or position - last > _RECORDS
+        journal = self._history.point.journal_bytes
+        return journal > max(_SMALLEST, int(size * _SHARE)) or position - self.last > _RECORDS
 
     def at_acknowledged(self, position: int) -> None:
         if self._pinned is not None and self._pinned.position == position:
@@ -167,23 +170,31 @@ class Checkpointer:
                 _log.warning("No checkpoint was made, the next one will be: %s", error)
             finally:
                 pinned.connection.close()
+                self._making = []
                 self._pinned = None
+                pinned.ended.set()
+
+    async def finished(self) -> None:
+        """Return once none is under way."""
+        while self._pinned is not None:
+            await self._pinned.ended.wait()
 
     async def _take(self, pinned: _Pinned) -> None:
         if self._last is None:
             self._last = await self._newest()
-        known = {group.digest: group for group in self._last.groups} if self._last else {}
+        # Packs that have a row are going, though a manifest that came late may name them.
+        going = {bytes(name).hex() for (name,) in self._database.rows("SELECT name FROM packs WHERE live = 0")}
+        groups = self._last.groups if self._last else []
+        known = {group.digest: group for group in groups if group.pack not in going}
         with trio.CancelScope(shield=True):
-            size, groups, packs = await self._offload(partial(self._export, pinned.connection, known))
+            size, groups, self._making = await self._offload(partial(self._export, pinned.connection, known))
         pinned.connection.close()  # the log may start over; only the sealed groups are needed from here on
         await pinned.reached.wait()
         assert pinned.point is not None
         point = msgspec.structs.replace(
             pinned.point, journal_bytes=0, checkpoints=[*pinned.point.checkpoints, pinned.position][-KEPT:]
         )
-        for pack in packs:
-            await self._transfer.upload(pack_key(self._volume, pack), self._folder / pack)
-            (self._folder / pack).unlink()
+        await self._send(self._making)
         manifest = Manifest(self._ring.volume_id, point, size, groups)
         data = CHECKPOINTS.seal(self._ring, self._identity, pinned.position, msgspec.msgpack.encode(manifest))
         await self._transfer.put(CHECKPOINTS.key(self._volume, pinned.position), data)
@@ -199,10 +210,47 @@ class Checkpointer:
         )
         await self._trim(manifest)
 
+    async def _send(self, packs: list[str]) -> None:
+        """Upload packs, all of them or, as far as the storage can be told, none: no manifest names them yet."""
+        try:
+            for pack in packs:
+                await self._transfer.upload(pack_key(self._volume, pack), self._folder / pack)
+                (self._folder / pack).unlink()
+        except BaseException:
+            with trio.move_on_after(_PATIENCE, shield=True), suppress(InfinitfsError):
+                for sent in packs[: packs.index(pack) + 1]:
+                    await self._transfer.delete(pack_key(self._volume, sent))
+            raise
+
+    # --- what there is ---
+
+    @property
+    def last(self) -> int:
+        """The position of the last checkpoint, 0 without one."""
+        return self._history.point.checkpoints[-1] if self._history.point.checkpoints else 0
+
+    @property
+    def packs(self) -> set[str]:
+        """The packs of the last checkpoint and of the one under way, as far as this session knows."""
+        return {group.pack for group in (self._last.groups if self._last else [])} | set(self._making)
+
+    async def named(self) -> set[str] | None:
+        """The packs that manifests name, whoever made them; None where one of them cannot be read."""
+        named: set[str] = set()
+        for position in await self._positions():
+            manifest = await self._fetch(position)
+            if manifest is None:
+                return None
+            named.update(group.pack for group in manifest.groups)
+        return named
+
+    async def _positions(self) -> list[int]:
+        listed = await self._transfer.list(f"{self._volume}/{CHECKPOINTS.folder}/")
+        return [p for info in listed if (p := CHECKPOINTS.position(info.key)) is not None]
+
     async def _newest(self) -> Manifest | None:
         """The newest manifest there is, whoever made it: the one that nobody trims."""
-        listed = await self._transfer.list(f"{self._volume}/{CHECKPOINTS.folder}/")
-        positions = [p for info in listed if (p := CHECKPOINTS.position(info.key)) is not None]
+        positions = await self._positions()
         return await self._fetch(max(positions)) if positions else None
 
     async def _fetch(self, position: int) -> Manifest | None:

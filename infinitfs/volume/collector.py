@@ -1,11 +1,12 @@
 """Giving space back: packs in which no block is referred to any more.
 
-Above: `volume.Volume`. Below: `database`, `publisher`, `transfer`.
+Above: `volume.Volume`. Below: `leftovers`, which finds packs that nothing names; `database`, `publisher`, `transfer`.
 Invariant: a DELETE is sent only for packs whose condemn record the storage has acknowledged, and a pack is forgotten
 only after its DELETE; both are records of the journal, so whoever owns the volume next goes on where this one
 stopped. From the condemn step on nobody deduplicates against the pack: its blocks are gone from the index.
 """
 
+import itertools
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,11 +20,13 @@ from infinitfs.transfer.base import Transfer
 from infinitfs.transfer.cache import PackCache
 from infinitfs.volume.blocks import Blocks
 from infinitfs.volume.database import Database
+from infinitfs.volume.leftovers import Leftovers
 from infinitfs.volume.publisher import Publisher
 
 _log = logging.getLogger(__name__)
 
 INTERVAL = 3600.0  # seconds
+_SEARCH = 24  # one run in so many lists all packs: a request for every 1000 of them
 
 
 class Freed(NamedTuple):
@@ -41,6 +44,7 @@ class Collector:
         database: Database,
         blocks: Blocks,
         publisher: Publisher,
+        leftovers: Leftovers,
         transfer: Transfer,
         cache: PackCache,
         flush_lock: trio.Lock,
@@ -49,6 +53,7 @@ class Collector:
         self._database = database
         self._blocks = blocks
         self._publisher = publisher
+        self._leftovers = leftovers
         self._transfer = transfer
         self._cache = cache
         self._flush_lock = flush_lock
@@ -58,24 +63,26 @@ class Collector:
 
     async def run(self) -> None:
         """Free what is dead once in INTERVAL; what fails is tried again by the next run."""
-        while True:
+        for number in itertools.count():
             await trio.sleep(INTERVAL)
             try:
-                freed = await self.collect()
+                freed = await self.collect(search=number % _SEARCH == 0)
             except InfinitfsError as error:
                 _log.info("Nothing is freed now: %s", error)
                 continue
             if freed.packs:
                 _log.info("Freed %d packs, %d bytes.", *freed)
 
-    async def collect(self) -> Freed:
-        """Free every pack that is dead now, also those an earlier run condemned."""
+    async def collect(self, *, search: bool = True) -> Freed:
+        """Free every pack that is dead now, also those an earlier run condemned; with `search`, what nothing names."""
         freed = Freed(0, 0)
         async with self._running:
             with trio.CancelScope() as self._run:
                 if self._held:
                     return freed
                 await self._publisher.publish_all()
+                if search:
+                    await self._leftovers.hand_over()
                 last = 0
                 while (condemned := await self._condemn(last)) is not None:
                     last = condemned

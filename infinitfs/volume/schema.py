@@ -6,7 +6,7 @@ and are never sent. No triggers: a change set is applied elsewhere without side 
 is never used twice (AUTOINCREMENT): a change set in which two rows swapped their ids could be applied in no order.
 
 Times are nanoseconds since the epoch; `birth`, `death`, `condemned` and `position` (but of a dirent, where it is its
-place in the listing) are journal positions; names and attribute names are bytes.
+place in the listing) are journal positions, `condemned` also `leftovers.FOUND`; names and attribute names are bytes.
 """
 
 JOURNALED = ("inodes", "dirents", "extents", "xattrs", "blocks", "packs", "numbers")

@@ -10,7 +10,7 @@ from infinitfs.mount.session import Session
 from infinitfs.storage.memory import MemoryStorage
 from infinitfs.volume.checkpoint import CHECKPOINTS, Manifest, open_manifest
 from infinitfs.volume.namespace import ROOT
-from tests.support.volumes import FILE, make_volume
+from tests.support.volumes import FILE, make_volume, packs, positions
 
 OPENED = make_volume()
 VOLUME = OPENED.volume_id.hex()
@@ -27,6 +27,14 @@ async def fill(session: Session, count: int, tag: bytes = b"first") -> None:
 def manifest_at(storage: MemoryStorage, position: int) -> Manifest:
     data = storage.objects[CHECKPOINTS.key(VOLUME, position)]
     return open_manifest(OPENED.ring, OPENED.member, position, data)
+
+
+def nobodys(storage: MemoryStorage, session: Session) -> set[str]:
+    """The packs in the storage that neither a manifest nor the session's tables name."""
+    named = {bytes(name).hex() for (name,) in session.volume.database.rows("SELECT name FROM packs")}
+    for position in positions(storage, CHECKPOINTS):
+        named |= packs_of(manifest_at(storage, position))
+    return packs(storage) - named
 
 
 def packs_of(manifest: Manifest) -> set[str]:

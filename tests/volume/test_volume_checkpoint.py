@@ -12,7 +12,7 @@ from infinitfs.volume.checkpoint import CHECKPOINTS
 from infinitfs.volume.journal import JOURNAL
 from infinitfs.volume.namespace import ROOT
 from tests.support.checkpoints import OPENED, VOLUME, fill, manifest_at, pack_object, packs_of
-from tests.support.faults import Call, FailBefore, Fault, FaultyStorage
+from tests.support.faults import Call, Delay, FailAfter, FailBefore, Fault, FaultyStorage
 from tests.support.volumes import (
     FILE,
     checkpointed,
@@ -158,6 +158,45 @@ async def test_trouble_with_a_checkpoint_leaves_the_volume_alone(autojump_clock:
         seen = await picture(session.volume)
     async with opened_volume(inner, tmp_path / "two", OPENED) as session:
         assert await picture(session.volume) == seen
+
+
+async def test_packs_of_a_checkpoint_that_cannot_be_sent_are_taken_back(
+    autojump_clock: MockClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The storage has the last pack that was sent, too, though it was not heard of."""
+    inner = MemoryStorage()
+
+    def plan(call: Call) -> Fault | None:
+        return FailAfter() if call.operation == "put" and len(packs(inner)) == len(before) + 2 else None
+
+    faulty = FaultyStorage(inner, lambda call: None)
+    async with opened_volume(faulty, tmp_path / "one", OPENED) as session:
+        await fill(session, 800)
+        await put(session.volume, b"file", b"content" * 10_000)
+        await drained(session)
+        before = packs(inner)
+        faulty.plan = plan
+        await fill(session, 1, b"second")
+        await checkpointed(session)
+        assert "No checkpoint was made" in caplog.text
+        sent = {call.key for call in faulty.calls if call.operation == "put" and "/packs/" in call.key}
+        assert len(sent) == len(before) + 3
+        assert packs(inner) == before
+
+
+async def test_packs_of_a_checkpoint_that_an_unmount_cuts_off_are_taken_back(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    inner = MemoryStorage()
+    faulty = FaultyStorage(inner, lambda call: None)
+    async with opened_volume(faulty, tmp_path / "one", OPENED) as session:
+        await fill(session, 800)
+        session.volume.checkpointer.forced = True
+        faulty.plan = lambda call: Delay(20) if call.operation == "put" and "/packs/" in call.key else None
+        await session.drain()
+        await trio.sleep(50)
+        assert len(packs(inner)) == 2
+    assert packs(inner) == set()
 
 
 async def test_a_full_disk_fails_a_checkpoint_and_nothing_else(
