@@ -353,18 +353,24 @@ async def test_a_release_whose_answer_was_lost_lets_another_machine_in_and_this_
         assert names(session.volume) == {b"file", b"second"}
 
 
-async def test_changes_whose_answer_was_lost_hide_no_take_over(autojump_clock: MockClock, tmp_path: Path) -> None:
+async def unacknowledged(folder: Path) -> tuple[MemoryStorage, Path]:
+    """A storage, and the home of a machine that was killed and does not know that its last record got there."""
     inner = MemoryStorage()
     storage = FaultyStorage(inner, lambda call: None)
-    async with opened_volume(storage, tmp_path / "one", OPENED) as session:
+    async with opened_volume(storage, folder / "one", OPENED) as session:
         await put(session.volume, b"file", b"content")
         await session.drain()
-        storage.plan = lambda call: FailAfter()
+        storage.plan = lambda call: FailAfter() if "/journal/" in call.key else None
         await put(session.volume, b"more", b"content")
-        with trio.move_on_after(10):
+        with trio.move_on_after(60):
             await session.volume.drain()
-        home, then = killed(tmp_path / "one", tmp_path / "killed"), copy_of(inner)
+        home, then = killed(folder / "one", folder / "killed"), copy_of(inner)
         storage.partitioned = True
+    return then, home
+
+
+async def test_changes_whose_answer_was_lost_hide_no_take_over(autojump_clock: MockClock, tmp_path: Path) -> None:
+    then, home = await unacknowledged(tmp_path)
     async with opened_volume(then, tmp_path / "two", OPENED, take_over=True) as session:
         await put(session.volume, b"second", b"content")
         await session.drain()
@@ -375,17 +381,7 @@ async def test_an_own_record_is_acknowledged_durably_before_its_packs_go(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or a power cut in between leaves a database that misses them."""
-    inner = MemoryStorage()
-    storage = FaultyStorage(inner, lambda call: None)
-    async with opened_volume(storage, tmp_path / "one", OPENED) as session:
-        await put(session.volume, b"file", b"content")
-        await session.drain()
-        storage.plan = lambda call: FailAfter() if "/journal/" in call.key else None
-        await put(session.volume, b"more", b"content")
-        with trio.move_on_after(60):
-            await session.volume.drain()
-        home, then = killed(tmp_path / "one", tmp_path / "killed"), copy_of(inner)
-        storage.partitioned = True
+    then, home = await unacknowledged(tmp_path)
     steps: list[str] = []
     advance = History.advance
 
