@@ -9,6 +9,7 @@ import ctypes
 import errno
 import os
 import select
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -45,13 +46,17 @@ def prepare(directory: Path) -> None:
 def _check_answer(directory: Path) -> None:
     """A look at a folder in a process of its own, which can be ended where it takes too long."""
     command = [sys.executable, "-ISc", "import os, sys; os.scandir(sys.argv[1])", str(directory)]
-    looking = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    quiet = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)]
+    looking = os.posix_spawn(sys.executable, command, os.environ, file_actions=quiet)
+    descriptor = os.pidfd_open(looking)
     try:
-        looking.wait(_PATIENCE)
-    except subprocess.TimeoutExpired:
-        looking.kill()  # and not waited for: once the filesystem has read a request nothing interrupts it
-        remedy = "what is mounted there does not answer: end its process, then try again"
-        raise InUse(what=str(directory), remedy=remedy) from None
+        if not select.select([descriptor], [], [], _PATIENCE)[0]:
+            os.kill(looking, signal.SIGKILL)  # not waited for: what the filesystem has read nothing interrupts
+            remedy = "what is mounted there does not answer: end its process, then try again"
+            raise InUse(what=str(directory), remedy=remedy)
+        os.waitpid(looking, 0)
+    finally:
+        os.close(descriptor)
 
 
 def is_mounted(directory: Path) -> bool:

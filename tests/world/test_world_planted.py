@@ -58,7 +58,7 @@ def test_extents_committed_before_their_frames_are_synced(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(growing, "os", _Os(later))
     monkeypatch.setattr(Database, "sync", frames_first)
-    _assert_found(start=2400)
+    _assert_found(start=9125)
 
 
 def test_intents_counted_before_they_are_synced(monkeypatch: pytest.MonkeyPatch) -> None:
