@@ -46,6 +46,7 @@ class Staging:
         self._offload = offload
         self._sizes: dict[str, int] = {}
         self._full: dict[str, int] = {}  # have got their index, and are to be closed once their frames are known
+        self._ended = 0  # bytes of both
         self._open: _OpenPack | None = None
         self._made: set[str] = set()  # by this process, so that to open them again takes no wait
         self._read = OpenFiles[str](_READ)
@@ -53,7 +54,7 @@ class Staging:
     @property
     def waiting(self) -> int:
         """What waits here for the storage."""
-        return sum(self._sizes.values()) + sum(self._full.values()) + self.open_size
+        return self._ended + self.open_size
 
     @property
     def packs(self) -> int:
@@ -91,6 +92,7 @@ class Staging:
         if full:
             self._open = None
             self._full[pack.name] = size
+            self._ended += size
         else:
             self._open = pack
             pack.entries.extend(written)
@@ -101,7 +103,9 @@ class Staging:
         """As `append` does for the last frames of a pack, to one that has no others: any number of times at once, and
         beside `append`."""
         pack = _OpenPack(self._name(), _NONE, 0, [])
-        written, self._full[pack.name] = await self._offload(partial(self._append, pack, frames, True))
+        written, size = await self._offload(partial(self._append, pack, frames, True))
+        self._full[pack.name] = size
+        self._ended += size
         self._made.add(pack.name)
         return _new_frames(written, pack)
 
@@ -160,7 +164,7 @@ class Staging:
 
     def release(self, pack: str) -> None:
         """Forget a pack: its file was moved into the cache, or removed."""
-        self._sizes.pop(pack, None)
+        self._ended -= self._sizes.pop(pack, 0)
         self._made.discard(pack)
         self._read.close(pack)
 
@@ -186,6 +190,7 @@ class Staging:
                 raise LocalDiskFailed(path=str(self.path(name)), reason=f"{need} bytes were synced, {there} are there")
             if size:
                 self._sizes[name] = size
+                self._ended += size
             else:
                 left_open.append(name)
         return left_open

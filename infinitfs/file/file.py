@@ -46,7 +46,7 @@ class File:
         self._intent = 0
         self.read_ahead = ReadAhead()
         self.error: Exception | None = None
-        """What a flush in the background met; the next fsync or close reports it."""
+        """What a flush in the background met; the next write or fsync reports it."""
         self._flushes: deque[_Flush] = deque()  # the oldest first
         self._last_end = -1
         self._fresh: list[tuple[int, int]] = []  # ranges, offset and end, that no intent has
@@ -55,16 +55,19 @@ class File:
     @property
     def needs_flush(self) -> bool:
         """Whether anything of the file is in memory only."""
-        return self.has_content or self.mtime is not None or self.ctime is not None
+        return self.mtime is not None or self.ctime is not None or self.has_content
 
     @property
     def has_content(self) -> bool:
         """Whether any bytes of it are."""
-        return bool(self.dirty or self._flushes)
+        return self.dirty.total > 0 or bool(self._flushes)
 
     @property
     def bytes_in_memory(self) -> int:
-        return self.dirty.total + sum(flush.ranges.total for flush in self._flushes)
+        total = self.dirty.total
+        for flush in self._flushes:
+            total += flush.ranges.total
+        return total
 
     @property
     def tail_bytes(self) -> int:

@@ -93,30 +93,34 @@ class Operations(pyfuse3.Operations):
         self._uid = request.uid
         self._gid = request.gid
         self._mask = ~((request.umask or 0) & 0o777)
+        self._reply = _blank()
+        self._kind: tuple[int, ...] = ()
 
-    def _entry(self, inode: Inode) -> EntryAttributes:
-        entry = _blank()
-        self._fill(entry, inode.attributes)
-        return entry
-
-    def _fill(self, entry: EntryAttributes, attributes: Attributes) -> None:
+    def _entry(self, attributes: Attributes) -> EntryAttributes:
+        """What the kernel is told of an inode. Always the same object: pyfuse3 copies it before it lets another task
+        run. To set an attribute costs more than to see that it is as in the reply before, as most are."""
         ino, mode, uid, gid, nlink, size, allocated, rdev, atime, mtime, ctime = attributes
+        entry = self._reply
+        kind = mode, uid, gid, nlink, rdev
+        if kind != self._kind:
+            self._kind = kind
+            entry.st_mode = mode & self._mask
+            entry.st_uid = uid if self._uid is None else self._uid
+            entry.st_gid = gid if self._gid is None else self._gid
+            entry.st_nlink = nlink
+            entry.st_rdev = rdev
         entry.st_ino = ino
-        entry.st_mode = mode & self._mask
-        entry.st_nlink = nlink
-        entry.st_uid = uid if self._uid is None else self._uid
-        entry.st_gid = gid if self._gid is None else self._gid
-        entry.st_rdev = rdev
         entry.st_size = size
         entry.st_blocks = (allocated + 511) // 512
         entry.st_atime_ns = atime
         entry.st_mtime_ns = mtime
         entry.st_ctime_ns = ctime
+        return entry
 
     def _known(self, inode: Inode) -> EntryAttributes:
         """The reply that makes an inode known to the kernel."""
         self._volume.use(inode.ino)
-        return self._entry(inode)
+        return self._entry(inode.attributes)
 
     # --- names ---
 
@@ -211,7 +215,7 @@ class Operations(pyfuse3.Operations):
 
     @_answers
     async def getattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> EntryAttributes:
-        return self._entry(self._volume.attributes(inode))
+        return self._entry(self._volume.attributes(inode).attributes)
 
     @_answers
     async def setattr(
@@ -236,7 +240,7 @@ class Operations(pyfuse3.Operations):
         if fields.update_ctime:
             changes["ctime"] = _kept_time(attr.st_ctime_ns)
         size = attr.st_size if fields.update_size else None
-        return self._entry(await self._volume.set_attributes(inode, size=size, **changes))
+        return self._entry((await self._volume.set_attributes(inode, size=size, **changes)).attributes)
 
     @_answers
     async def setxattr(self, inode: InodeT, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
@@ -341,9 +345,8 @@ class Operations(pyfuse3.Operations):
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         return await self._volume.write(fh, off, buf)
 
-    @_answers
-    async def flush(self, fh: FileHandleT) -> None:
-        self._volume.check_error(fh)
+    # No `flush`: a close has the kernel write what it keeps of the file, and has nothing else to wait for. Once it was
+    # told that there is no such call it makes no more of them: one request less of the seven of a small file.
 
     @_answers
     async def release(self, fh: FileHandleT) -> None:
@@ -369,16 +372,14 @@ class Operations(pyfuse3.Operations):
             return
         if start_id < _DOT_DOT and not self._list_dot(fh, b"..", _DOT_DOT, token):
             return
-        entry = _blank()
         for row in self._volume.entries(fh, start_id - 1):
-            self._fill(entry, row[2:])
-            if not pyfuse3.readdir_reply(token, row[1], entry, row[0] + 1):
+            if not pyfuse3.readdir_reply(token, row[1], self._entry(row[2:]), row[0] + 1):
                 break
             self._volume.use(row[2])
 
     def _list_dot(self, folder: int, name: bytes, place: int, token: pyfuse3.ReaddirToken) -> bool:
         inode = self._volume.lookup(folder, name)
-        return inode is None or pyfuse3.readdir_reply(token, FileNameT(name), self._entry(inode), place)
+        return inode is None or pyfuse3.readdir_reply(token, FileNameT(name), self._entry(inode.attributes), place)
 
     @_answers
     async def releasedir(self, fh: FileHandleT) -> None:
@@ -402,7 +403,7 @@ def _blank() -> EntryAttributes:
 
 def _kept_time(nanoseconds: int) -> int:
     """The nearest time that can be kept, as a local disk does it with what it has no bits for."""
-    return min(max(nanoseconds, _TIMES.start), _TIMES[-1])
+    return nanoseconds if nanoseconds in _TIMES else min(max(nanoseconds, _TIMES.start), _TIMES[-1])
 
 
 def _check_xattr(name: bytes) -> None:

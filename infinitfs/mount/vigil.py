@@ -53,19 +53,16 @@ class Vigil:
         if gap >= CLOSE:
             return
         if gap > 0:
-            self._count(gap)
+            self._seconds += gap
+            self._left -= 1
+            if not self._left:
+                self._awake, self._left = self._ways.send(self._seconds)
+                self._seconds = 0.0
         if self._awake:
             self._until = ended + WINDOW
             if self._asleep is not None:
                 trio.lowlevel.reschedule(self._asleep)
                 self._asleep = None
-
-    def _count(self, gap: float) -> None:
-        self._seconds += gap
-        self._left -= 1
-        if not self._left:
-            self._awake, self._left = self._ways.send(self._seconds)
-            self._seconds = 0.0
 
     async def run(self) -> None:
         """Until it is cancelled."""

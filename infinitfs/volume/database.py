@@ -82,7 +82,7 @@ class Database:
         self.connection = self.connect()
         self.connection.pragma("cache_size", -(min(CACHE, _memory() // 16) // 1024))
         self.connection.failure = self.fail
-        self._execute = super(_Connection, self.connection).execute  # one call less in the most frequent statements
+        self._execute = self.connection.cursor().execute  # always the same: a new one takes a third of a point query
         self.failed: InfinitfsError | None = None
         self.position = 0
         """The journal position that the record to come will have; set by who opens the journal."""
@@ -250,13 +250,22 @@ class Database:
             raise self.fail(error) from error
 
     def row(self, sql: str, parameters: Sequence[Parameter] = ()) -> Any:
-        """The first row of a statement, None without one."""
+        """The row of a statement that has one at most, None without one."""
         if not (self._reading or self.in_transaction):
             self._read_on()
         try:
-            return self._execute(sql, parameters).fetchone()
+            rows = self._execute(sql, parameters).fetchall()
         except apsw.Error as error:
             raise self.fail(error) from error
+        return rows[0] if rows else None
+
+    def change(self, sql: str, parameters: Sequence[Parameter]) -> int:
+        """A statement that has no rows, in the open transaction; returns how many it has changed."""
+        try:
+            self._execute(sql, parameters)
+        except apsw.Error as error:
+            raise self.fail(error) from error
+        return self.connection.changes()
 
     def value(self, sql: str, parameters: Sequence[Parameter] = ()) -> int:
         """The number that a statement gives, 0 where it gives none."""

@@ -24,13 +24,11 @@ class InCore:
         self._files: dict[int, File] = {}
         self._uses = Uses()
         self._unlinked: set[int] = set()  # and in use; the kernel forgets a million others at once
+        self.use = self._uses.add
+        """The kernel knows the inode (so many times), or somebody has it open: it stays though its last link goes."""
         write_back.at_clean = self._drop_idle
 
     # --- who uses an inode ---
-
-    def use(self, ino: int, count: int = 1) -> None:
-        """The kernel knows the inode, or somebody has it open: it stays though its last link goes."""
-        self._uses.add(ino, count)
 
     def release_use(self, ino: int, count: int = 1) -> None:
         if self._uses.remove(ino, count) and ino in self._unlinked:
@@ -97,7 +95,7 @@ class InCore:
         file = self._files.get(inode.ino)
         if file is None:
             return inode
-        return inode._replace(
+        return inode.changed(
             size=file.size,
             allocated=min(inode.allocated + file.bytes_in_memory, file.size),
             mtime=inode.mtime if file.mtime is None else file.mtime,

@@ -8,6 +8,7 @@ them along. A thousand files made in one directory change its row a thousand tim
 
 import stat
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from infinitfs.errors import NoSuchEntry
@@ -48,6 +49,16 @@ class Inode(NamedTuple):
     def attributes(self) -> Attributes:
         return self[:11]
 
+    def changed(self, **fields: int) -> "Inode":
+        """As `_replace`, in half the time."""
+        row: list[Any] = [*self]
+        for field, value in fields.items():
+            row[_PLACES[field]] = value
+        return _inode(row)
+
+
+_PLACES = {field: place for place, field in enumerate(Inode._fields)}
+_inode = partial(tuple.__new__, Inode)  # of a row; `Inode(*row)` is a call of Python
 
 _SELECT = f"SELECT {', '.join(Inode._fields)} FROM inodes WHERE ino = ?"
 _INSERT = f"INSERT INTO inodes VALUES ({', '.join('?' * len(Inode._fields))})"
@@ -71,12 +82,12 @@ class Inodes:
             row = self._database.row(_SELECT, (ino,))
             if row is None or ino in self._gone:
                 raise NoSuchEntry(path=f"inode {ino}")
-            inode = self._keep(Inode(*row))
+            inode = self._keep(_inode(row))
         return inode
 
     def found(self, row: Sequence[Any]) -> Inode:
         """The inode of a row that a join brought; one that is not in the table yet is null there but for its number."""
-        return self._rows.get(row[0]) or self._keep(Inode(*row))
+        return self._rows.get(row[0]) or self._keep(_inode(row))
 
     def _keep(self, inode: Inode) -> Inode:
         if len(self._rows) >= _KEPT:
@@ -90,11 +101,14 @@ class Inodes:
         self._new[inode.ino] = None
 
     def update(self, ino: int, **fields: int) -> Inode:
+        return self.put(self.get(ino).changed(**fields))
+
+    def put(self, inode: Inode) -> Inode:
+        """A new version of an inode that there is."""
         self._database.begin()
-        inode = self._keep(self.get(ino)._replace(**fields))  # type: ignore[arg-type]  # no field is the target
-        if ino not in self._new:
-            self._changed[ino] = None
-        return inode
+        if inode.ino not in self._new:
+            self._changed[inode.ino] = None
+        return self._keep(inode)
 
     def remove(self, ino: int) -> None:
         self._database.begin()

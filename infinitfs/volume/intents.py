@@ -164,7 +164,7 @@ class Intents:
         self._frames[place[0]] += not intent.void
         if not intent.void:
             row = intent.number, intent.ino, *place, intent.clip
-            self._database.connection.execute("INSERT INTO intents VALUES (?, ?, ?, ?, ?, ?)", row)
+            self._database.change("INSERT INTO intents VALUES (?, ?, ?, ?, ?, ?)", row)
             self._rows[intent.ino] += 1
 
     def _extend(self, changes: Sequence[Change]) -> list[tuple[int, int, int]]:
@@ -207,7 +207,7 @@ class Intents:
             intent.clip = min(intent.clip, size)
         if ino in self._rows:
             self._database.begin()
-            self._database.connection.execute("UPDATE intents SET clip = min(clip, ?) WHERE ino = ?", (size, ino))
+            self._database.change("UPDATE intents SET clip = min(clip, ?) WHERE ino = ?", (size, ino))
 
     def finished(self) -> list[int]:
         """Files that no row names, and none will, as the next frame begins another one: once that is durable, they may

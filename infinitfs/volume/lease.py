@@ -34,31 +34,28 @@ class Lease:
         self._publisher = publisher
         self._clock = clock
         self._asked = clock.elapsed()
-        self._position = publisher.position
         self._looking = trio.Lock()
 
     async def run(self) -> None:
         """Look every PAUSE seconds in which nothing else was heard of the storage, until the lease is lost."""
         while self._publisher.fenced is None:
             await trio.sleep(PAUSE / 3)
-            if self._paused():
+            if self.paused():
                 await self._look()
 
     async def before_change(self) -> None:
         """Look, where there was a pause (a suspended laptop wakes up) before the change that follows it."""
-        if self._paused():
-            with trio.move_on_after(_PATIENCE):
-                await self._look()
+        with trio.move_on_after(_PATIENCE):
+            await self._look()
 
-    def _paused(self) -> bool:
-        if self._publisher.position != self._position:  # a record was acknowledged: as good as a look
-            self._position = self._publisher.position
-            self._asked = self._clock.elapsed()
-        return self._clock.elapsed() - self._asked >= PAUSE
+    def paused(self) -> bool:
+        """Whether there was one, and so who changes something is to ask."""
+        long_ago = self._clock.elapsed() - PAUSE
+        return self._asked <= long_ago and self._publisher.heard <= long_ago  # an acknowledgement is as good as a look
 
     async def _look(self) -> None:
         async with self._looking:
-            if not self._paused():
+            if not self.paused():
                 return
             self._asked = self._clock.elapsed()  # also where it fails: nobody waits for every change
             position = self._publisher.position + 1

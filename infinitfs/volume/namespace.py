@@ -41,6 +41,7 @@ _LOOKUP = (
     f"SELECT dirents.{_JOINED.removeprefix('inodes.')} FROM dirents LEFT JOIN inodes ON inodes.ino = dirents.ino"
     " WHERE dirents.parent = ? AND name = ?"
 )
+_ADD = "INSERT OR IGNORE INTO dirents VALUES (?, ?, ?, ?)"
 _SEEN = ", ".join(f"inodes.{field}" for field in Inode._fields[: Inode._fields.index("created")])
 _LIST = (
     f"SELECT position, name, {_SEEN} FROM dirents JOIN inodes USING (ino)"
@@ -67,7 +68,7 @@ class Namespace:
 
     def create_root(self, uid: int, gid: int, now: int) -> None:
         self._database.begin()
-        self._connection.execute("INSERT INTO numbers VALUES ('next', ?)", (ROOT + 1,))
+        self._database.change("INSERT INTO numbers VALUES ('next', ?)", (ROOT + 1,))
         self._next = self._written = ROOT + 1
         size = 2 * _ENTRY_SIZE
         self._inodes.add(Inode(ROOT, stat.S_IFDIR | 0o755, uid, gid, 2, size, 0, 0, now, now, now, now, ROOT, None))
@@ -88,7 +89,7 @@ class Namespace:
         """Part of every transaction's end."""
         self._inodes.write_out()
         if self._next != self._written:
-            self._connection.execute("UPDATE numbers SET value = ? WHERE name = 'next'", (self._next,))
+            self._database.change("UPDATE numbers SET value = ? WHERE name = 'next'", (self._next,))
             self._written = self._next
 
     def _number(self) -> int:
@@ -147,7 +148,7 @@ class Namespace:
         target: bytes | None = None,
     ) -> Inode:
         """A new inode under a new name. Raises EntryExists, NoSuchEntry where the directory was removed."""
-        folder = self._check_new(parent, name)
+        folder = self._folder(parent, name)
         if folder.mode & stat.S_ISGID:
             gid = folder.gid
             if stat.S_ISDIR(mode):
@@ -155,7 +156,8 @@ class Namespace:
         default = None if stat.S_ISLNK(mode) else self._xattrs.get(parent, acl.DEFAULT)
         if default is not None:
             mode = acl.inherited(default, mode)
-        self._database.begin()
+        # A new inode's number is as good a place in the listing as any: it is new, too.
+        self._add_entry(parent, name, self._next, self._next)
         is_directory = stat.S_ISDIR(mode)
         size = 2 * _ENTRY_SIZE if is_directory else len(target or b"")
         inode = Inode(
@@ -176,8 +178,6 @@ class Namespace:
         )
         self._inodes.add(inode)
         self._xattrs.expect_none(inode.ino)
-        # A new inode's number is as good a place in the listing as any: it is new, too.
-        self._connection.execute("INSERT INTO dirents VALUES (?, ?, ?, ?)", (parent, name, inode.ino, inode.ino))
         self._touch(parent, now, entries=1, links=int(is_directory))
         if default is not None and acl.says_more(default):
             self._xattrs.put(inode.ino, acl.ACCESS, default)
@@ -186,11 +186,13 @@ class Namespace:
         self.inodes += 1
         return inode
 
-    def _check_new(self, parent: int, name: bytes) -> Inode:
-        folder = self._folder(parent, name)
-        if self.lookup(parent, name) is not None:
+    def _add_entry(self, parent: int, name: bytes, position: int, ino: int) -> None:
+        """A new name. The kernel has seldom missed that there is one: to look first takes as long as to add it."""
+        if len(name) > NAME_MAX:
+            raise NameTooLong(path=_show(name))
+        self._database.begin()
+        if name in (b".", b"..") or not self._database.change(_ADD, (parent, name, position, ino)):
             raise EntryExists(path=_show(name))
-        return folder
 
     def _folder(self, parent: int, name: bytes) -> Inode:
         """The directory that `name` is to be in; one that was removed takes no names."""
@@ -206,7 +208,7 @@ class Namespace:
         they went)."""
         inode = self._inodes.get(folder)
         size, nlink = inode.size + entries * _ENTRY_SIZE, inode.nlink + links
-        self._inodes.update(folder, mtime=now, ctime=now, size=size, nlink=nlink)
+        self._inodes.put(inode.changed(mtime=now, ctime=now, size=size, nlink=nlink))
 
     def link(self, ino: int, parent: int, name: bytes, now: int) -> Inode:
         inode = self.inode(ino)
@@ -214,9 +216,9 @@ class Namespace:
             raise NotPermitted(path=_show(name))
         if inode.nlink == 0:
             raise NoSuchEntry(path=_show(name))
-        self._check_new(parent, name)
-        self._database.begin()
-        self._connection.execute("INSERT INTO dirents VALUES (?, ?, ?, ?)", (parent, name, self._number(), ino))
+        self._folder(parent, name)
+        self._add_entry(parent, name, self._next, ino)
+        self._number()
         self._touch(parent, now, entries=1)
         return self._inodes.update(ino, nlink=inode.nlink + 1, ctime=now)
 
@@ -226,7 +228,7 @@ class Namespace:
         if inode.is_directory:
             raise IsADirectory(path=_show(name))
         self._database.begin()
-        self._connection.execute("DELETE FROM dirents WHERE parent = ? AND name = ?", (parent, name))
+        self._database.change("DELETE FROM dirents WHERE parent = ? AND name = ?", (parent, name))
         self._touch(parent, now, entries=-1)
         return self._unlinked(inode, now)
 
@@ -234,7 +236,7 @@ class Namespace:
         inode = self._entry(parent, name)
         self._check_empty(inode, name)
         self._database.begin()
-        self._connection.execute("DELETE FROM dirents WHERE parent = ? AND name = ?", (parent, name))
+        self._database.change("DELETE FROM dirents WHERE parent = ? AND name = ?", (parent, name))
         self._touch(parent, now, entries=-1, links=-1)
         return self._unlinked(inode, now)
 
@@ -246,7 +248,7 @@ class Namespace:
 
     def _unlinked(self, inode: Inode, now: int) -> Inode:
         nlink = 0 if inode.is_directory else inode.nlink - 1
-        return self._inodes.update(inode.ino, nlink=nlink, ctime=now)
+        return self._inodes.put(inode.changed(nlink=nlink, ctime=now))
 
     def rename(
         self,
@@ -290,9 +292,9 @@ class Namespace:
         self._check_descent(moved, new_parent, name)
         self._database.begin()
         if target is not None:
-            self._connection.execute("DELETE FROM dirents WHERE parent = ? AND name = ?", (new_parent, new_name))
+            self._database.change("DELETE FROM dirents WHERE parent = ? AND name = ?", (new_parent, new_name))
             target = self._unlinked(target, now)
-        self._connection.execute(
+        self._database.change(
             "UPDATE dirents SET parent = ?, name = ?, position = ? WHERE parent = ? AND name = ?",
             (new_parent, new_name, self._number(), parent, name),
         )
@@ -314,7 +316,7 @@ class Namespace:
         self._check_descent(one, new_parent, name)
         self._check_descent(other, parent, new_name)
         for folder, entry, inode in ((parent, name, other), (new_parent, new_name, one)):
-            self._connection.execute(
+            self._database.change(
                 "UPDATE dirents SET ino = ? WHERE parent = ? AND name = ?", (inode.ino, folder, entry)
             )
             self._inodes.update(inode.ino, ctime=now)

@@ -103,6 +103,8 @@ class Publisher:
         self._flushed = -math.inf
         self._unsent_since: float | None = None
         self.last_stored: str | None = None
+        self.heard = clock.elapsed()
+        """When the storage acknowledged something, in the clock's seconds; at the opening it was asked."""
         """When the storage last acknowledged a record, RFC 3339, None if it has not since the mount."""
         self.trouble: InfinitfsError | None = None
         """Why the storage did not take what was sent last, None while all is well."""
@@ -394,6 +396,7 @@ class Publisher:
         self._history.advance(position, bytes(hash), Kind(kind), self.owner, size)
         self.at_acknowledged(position)
         self.last_stored = self._clock.timestamp()
+        self.heard = self._clock.elapsed()
         self._notify()
         await self._database.sync()
         for (pack,) in packs:

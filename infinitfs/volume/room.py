@@ -22,6 +22,8 @@ from infinitfs.volume.database import Database
 RESERVE = 16 * 2**20
 _SHARE = 20  # of a disk one part in so many is left free by the cache ...
 _LEFT_FREE = (4 * RESERVE, 2**30)  # ... within these bounds: enough for writers to find the cache shrunk in time
+_PLENTY = 64 * 2**20  # bytes of disk beside what is to come to it, with which ...
+_LOOKS = 16  # writes, of at most 1 MiB each, need no other look
 _FRAME = 40 + 4 + 16 + 44  # bytes around a block: the frame's, and its entry in the pack's index
 _PADDING = 8  # a frame's padding is at most an eighth of it (Padmé: 12% for the smallest)
 _PAGE = 4096  # the least that the kernel writes inside of a file
@@ -68,6 +70,7 @@ class Room:
         self._capacity = capacity
         self._backlog = backlog
         self._disk = disk
+        self._looks = 0
 
     @property
     def stored(self) -> int:
@@ -90,8 +93,16 @@ class Room:
                 what="this machine for what waits for the storage",
                 remedy="wait until the storage has taken some of it, or mount with a larger --backlog",
             )
+        if self._looks:
+            self._looks -= 1
+        else:
+            self._check_disk(more)
+
+    def _check_disk(self, more: int) -> None:
         disk = self._disk(self._folder)
         if spare(disk) < more:
             self._cache.look_at_disk()
         if _free(disk) < more + RESERVE:
             raise NoSpace(what=f"the local disk ({self._folder})", remedy="free some")
+        if _free(disk) >= more + RESERVE + _PLENTY:
+            self._looks = _LOOKS - 1

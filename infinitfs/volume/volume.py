@@ -100,6 +100,7 @@ class Volume:
         self._remote_fsync = remote_fsync
         self._intents = intents
         self._in_core = InCore(namespace, blocks, write_back)
+        self.use, self.release_use = self._in_core.use, self._in_core.release_use
         publisher.before_cut = write_back.flush_intended
 
     # --- running ---
@@ -205,27 +206,18 @@ class Volume:
         memory = self._write_back.trouble if self._write_back.bytes else None  # else what it was about is gone
         return self.database.failed or self.publisher.fenced or memory or self.publisher.trouble
 
-    async def _change(self) -> int:
-        """Before every change: whether one may be made, and its time in nanoseconds."""
+    async def _changing(self) -> None:
+        """Before every change: whether one may be made. What its time is, is asked afterwards."""
         if not self._writable:
             raise ReadOnly(reason="it was mounted read-only")
-        await self._lease.before_change()
+        if self._lease.paused():
+            await self._lease.before_change()
         if self.publisher.fenced is not None:
             raise self.publisher.fenced
         if self.database.failed is not None:
             raise self.database.failed
         while self.database.resting is not None:
             await self.database.resting.wait()
-        return self._clock.now()
-
-    # --- who uses an inode ---
-
-    def use(self, ino: int, count: int = 1) -> None:
-        """The kernel knows the inode, or somebody has it open: it stays though its last link goes."""
-        self._in_core.use(ino, count)
-
-    def release_use(self, ino: int, count: int = 1) -> None:
-        self._in_core.release_use(ino, count)
 
     # --- names ---
 
@@ -251,24 +243,28 @@ class Volume:
         target: bytes | None = None,
     ) -> Inode:
         """A file, directory, symbolic link (with `target`) or special file, as the type bits of `mode` say."""
-        now = await self._change()
+        await self._changing()
+        now = self._clock.now()
         self._room.check(0)
         return self._namespace.create(parent, name, mode, uid, gid, now, rdev=rdev, target=target)
 
     async def link(self, ino: int, parent: int, name: bytes) -> Inode:
-        now = await self._change()
+        await self._changing()
+        now = self._clock.now()
         linked = self._namespace.link(ino, parent, name, now)
         self._in_core.overtake(ino, now)
         return self._in_core.current(linked)
 
     async def unlink(self, parent: int, name: bytes) -> None:
-        now = await self._change()
+        await self._changing()
+        now = self._clock.now()
         inode = self._namespace.unlink(parent, name, now)
         self._in_core.overtake(inode.ino, now)
         self._in_core.after_unlink(inode)
 
     async def rmdir(self, parent: int, name: bytes) -> None:
-        now = await self._change()
+        await self._changing()
+        now = self._clock.now()
         self._in_core.after_unlink(self._namespace.rmdir(parent, name, now))
 
     async def rename(
@@ -276,13 +272,15 @@ class Volume:
     ) -> None:
         """`uid` and `gid` are for what RENAME_WHITEOUT leaves behind."""
         entries = (parent, name), (new_parent, new_name)
-        now = await self._change()
+        await self._changing()
+        now = self._clock.now()
         moved, target = (self._namespace.lookup(*entry) for entry in entries)
         file = self._in_core.get(moved.ino) if moved is not None else None
         if file is not None and file.needs_flush and target is not None and not self._write_back.is_intended(file):
             # Programs replace a file by a new version without fsync: the old one must not go before the new is here.
             await self._write_back.flush([file])
-            now = await self._change()
+            await self._changing()
+            now = self._clock.now()
             moved, target = (self._namespace.lookup(*entry) for entry in entries)
         lost = self._namespace.rename(*entries[0], *entries[1], flags, now, uid=uid, gid=gid)
         changed = {inode.ino for inode in (moved, target) if inode is not None}
@@ -296,10 +294,12 @@ class Volume:
     async def set_attributes(self, ino: int, *, size: int | None = None, **fields: int) -> Inode:
         """Change `size` and any of mode, uid, gid, atime, mtime, ctime (times in nanoseconds). The size that a file has
         already changes none of its times."""
-        now = await self._change()
+        await self._changing()
         if size is None:
-            fields.setdefault("ctime", now)
+            if "ctime" not in fields:
+                fields["ctime"] = self._clock.now()
         elif size != self.attributes(ino).size:
+            now = self._clock.now()
             self._truncate(ino, size)
             fields = {"mtime": now, "ctime": now} | fields
         file = self._in_core.get(ino)
@@ -329,12 +329,14 @@ class Volume:
         return self._namespace.list_xattrs(ino)
 
     async def set_xattr(self, ino: int, name: bytes, value: bytes) -> None:
-        now = await self._change()
+        await self._changing()
+        now = self._clock.now()
         self._namespace.set_xattr(ino, name, value, now)
         self._in_core.overtake(ino, now)
 
     async def remove_xattr(self, ino: int, name: bytes) -> None:
-        now = await self._change()
+        await self._changing()
+        now = self._clock.now()
         self._namespace.remove_xattr(ino, name, now)
         self._in_core.overtake(ino, now)
 
@@ -352,20 +354,21 @@ class Volume:
         self._in_core.close(ino)
 
     def check_error(self, ino: int) -> None:
-        """Raise, once, what a flush in the background met."""
+        """Raise, once, what a flush of the file met in the background."""
         file = self._in_core.get(ino)
         if file is not None and file.error is not None:
             error, file.error = file.error, None
             raise error
 
     async def write(self, ino: int, offset: int, data: bytes) -> int:
-        now = await self._change()
+        await self._changing()
         if offset + len(data) > END:
             raise FileTooLarge(path=f"inode {ino}")
+        self.check_error(ino)
         await self._write_back.admit(len(data))
         file = self._in_core.opened(ino)
         if not self._kernel_times:
-            file.mtime = file.ctime = now
+            file.mtime = file.ctime = self._clock.now()
         self._write_back.write(file, offset, data)
         return len(data)
 
@@ -376,7 +379,7 @@ class Volume:
         Raises InvalidOperation where one is no file, both are the same, or one is shorter than `length`.
         """
         while True:
-            await self._change()
+            await self._changing()
             files = [file for ino in (source, target) if (file := self._in_core.get(ino)) and file.needs_flush]
             if not files:
                 break

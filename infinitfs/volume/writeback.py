@@ -123,9 +123,9 @@ class WriteBack:
         self._room.check(self.bytes + self._tail_bytes + length, len(self._dirty) + 1)
 
     def write(self, file: File, offset: int, data: Bytes) -> None:
-        before = file.bytes_in_memory
+        before = file.dirty.total
         file.write(offset, data, trio.current_time())
-        self.bytes += file.bytes_in_memory - before
+        self.bytes += file.dirty.total - before
         self._dirty[file.ino] = file
         if self.bytes >= MOST or self.bytes >= HIGH > self.bytes - len(data):
             self._stir()

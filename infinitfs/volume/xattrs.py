@@ -44,18 +44,18 @@ class Xattrs:
     def put(self, ino: int, name: bytes, value: bytes) -> None:
         self._database.begin()
         self._know(ino, self.names(ino) | {name})
-        self._database.connection.execute("INSERT OR REPLACE INTO xattrs VALUES (?, ?, ?)", (ino, name, value))
+        self._database.change("INSERT OR REPLACE INTO xattrs VALUES (?, ?, ?)", (ino, name, value))
 
     def drop(self, ino: int, name: bytes) -> None:
         self._database.begin()
         self._know(ino, self.names(ino) - {name})
-        self._database.connection.execute("DELETE FROM xattrs WHERE ino = ? AND name = ?", (ino, name))
+        self._database.change("DELETE FROM xattrs WHERE ino = ? AND name = ?", (ino, name))
 
     def remove(self, ino: int) -> None:
         """All of an inode's, which goes."""
         if self.names(ino):
             self._database.begin()
-            self._database.connection.execute("DELETE FROM xattrs WHERE ino = ?", (ino,))
+            self._database.change("DELETE FROM xattrs WHERE ino = ?", (ino,))
         self._names.pop(ino, None)
 
     def forget(self) -> None:
