@@ -26,6 +26,7 @@ from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, FU
 from infinitfs.errors import DamagedObject, InfinitfsError, NameTooLong
 from infinitfs.mount.metrics import Timing
 from infinitfs.mount.request import MountRequest
+from infinitfs.mount.turn import Turn
 from infinitfs.mount.vigil import Vigil
 from infinitfs.volume import acl
 from infinitfs.volume.inodes import Attributes, Inode
@@ -58,7 +59,7 @@ def _answers(
     async def answer(self: "Operations", /, *args: P.args, **kwargs: P.kwargs) -> R:
         began = perf_counter()
         try:
-            return await handler(self, *args, **kwargs)
+            return await self.turn.answer(handler(self, *args, **kwargs))
         except InfinitfsError as error:
             if error.errno == errno.EIO:
                 self.timings[name].failures += 1
@@ -88,6 +89,7 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self.enable_writeback_cache = not request.read_only
         self.timings: defaultdict[str, Timing] = defaultdict(Timing)
+        self.turn = Turn()
         self.vigil = Vigil()
         self._volume = volume
         self._uid = request.uid
@@ -141,6 +143,7 @@ class Operations(pyfuse3.Operations):
             except InfinitfsError as error:
                 _log.error("%s", error)
             if done % _FORGOTTEN == _FORGOTTEN - 1:
+                self.turn.pass_on()
                 await trio.lowlevel.checkpoint()
 
     @_answers

@@ -30,6 +30,7 @@ from infinitfs.mount.notify import Notifier, Phase, Progress
 from infinitfs.mount.operations import Operations, mount_options
 from infinitfs.mount.request import MountRequest
 from infinitfs.mount.session import Session
+from infinitfs.mount.turn import take_turns
 from infinitfs.storage.account import Account, StaticKeys
 from infinitfs.transfer.background import background
 
@@ -127,6 +128,7 @@ class _Mount:
                 mountpoint=str(self._directory), reason=f"{error}; `infinitfs doctor` says what is missing"
             ) from None
         try:
+            take_turns(operations.turn)
             async with background() as nursery:
                 nursery.start_soon(self._announce, ready)
                 nursery.start_soon(operations.vigil.run)
