@@ -7,9 +7,11 @@ Invariant: whenever all requests that were taken wait or are answered, one task 
 pyfuse3 has tasks that take a request each: one waits for it behind a lock, lets go of the lock, which wakes the next
 one to wait there, and answers. Most requests are answered at once, and then to hand over was for nothing: it is a round
 of trio's loop, a look at what the kernel has, and two tasks that change places. Here a task keeps its turn until what
-it does has to wait; that made a stat of the filesystem that does nothing 1.25 times as fast.
+it does has to wait; that made a stat of the filesystem that does nothing 1.25 times as fast. And the next request is
+often there already when one was answered: to look costs less than to have trio wait for it, another tenth.
 """
 
+import select
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace, coroutine
@@ -17,6 +19,9 @@ from typing import Any, TypeVar
 
 import pyfuse3
 import trio
+
+_AT_ONCE = 16
+"""Requests that may follow one another without a round of trio's loop, in which other tasks run: a millisecond."""
 
 R = TypeVar("R")
 
@@ -27,6 +32,9 @@ class Turn:
     def __init__(self) -> None:
         self._taken = False
         self._waiting = trio.lowlevel.ParkingLot()
+        self._requests = select.poll()
+        self._descriptor = -1
+        self._at_once = 0
 
     async def __aenter__(self) -> None:
         while self._taken:
@@ -35,6 +43,18 @@ class Turn:
 
     async def __aexit__(self, *_: object) -> None:
         self._taken = False
+
+    async def wait_readable(self, descriptor: int) -> None:
+        """Until there is a request; who has the turn calls it."""
+        if self._descriptor != descriptor:
+            self._descriptor = descriptor
+            self._requests = select.poll()
+            self._requests.register(descriptor, select.POLLIN)
+        if self._at_once and self._requests.poll(0):
+            self._at_once -= 1
+            return
+        self._at_once = _AT_ONCE
+        await trio.lowlevel.wait_readable(descriptor)
 
     def pass_on(self) -> None:
         """Who took the last request does not come back at once: another task is to wait for the next."""
@@ -98,7 +118,12 @@ def take_turns(turn: Turn) -> None:
     parts = SimpleNamespace(
         ClosedResourceError=trio.ClosedResourceError,
         Lock=lambda: turn,
-        lowlevel=trio.lowlevel,
+        lowlevel=SimpleNamespace(
+            current_task=trio.lowlevel.current_task,
+            current_trio_token=trio.lowlevel.current_trio_token,
+            notify_closing=trio.lowlevel.notify_closing,
+            wait_readable=turn.wait_readable,
+        ),
         open_nursery=open_nursery,
     )
     pyfuse3.trio = parts  # type: ignore[attr-defined]

@@ -1,6 +1,7 @@
 """Who waits for the kernel's next request: always somebody, and whoever took the last one where that was answered."""
 
 import math
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -159,6 +160,59 @@ async def test_errors_and_cancellation_reach_what_answers(parts: Any) -> None:
             await wait_all_tasks_blocked()
         assert [type(value) for _, value in made.answers] == [FileNotFoundError, PermissionError, bool]
         assert made.answers[-1][1] is True and len(seen) == 1
+
+
+async def test_requests_that_are_there_leave_others_their_turn_of_the_loop() -> None:
+    turn, rounds, seen = Turn(), 0, 0
+    reading, writing = os.pipe()
+    os.write(writing, b"there")  # as long as nobody reads it
+
+    async def others() -> None:
+        nonlocal rounds
+        while True:
+            await trio.lowlevel.checkpoint()
+            rounds += 1
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(others)
+            for _ in range(200):
+                await turn.wait_readable(reading)
+                seen = max(seen, rounds)
+            nursery.cancel_scope.cancel()
+    assert 5 < seen < 50
+    os.close(reading)
+    os.close(writing)
+
+
+async def test_who_waits_for_requests_is_woken_by_one_and_by_the_end() -> None:
+    turn = Turn()
+    reading, writing = os.pipe()
+    came: list[object] = []
+
+    async def waits() -> None:
+        try:
+            for _ in range(2):
+                await turn.wait_readable(reading)
+                came.append(os.read(reading, 1))
+            await turn.wait_readable(reading)
+        except trio.ClosedResourceError as error:
+            came.append(error)
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(waits)
+            for count, byte in enumerate((b"a", b"b"), 1):
+                await wait_all_tasks_blocked()
+                assert len(came) == count - 1
+                os.write(writing, byte)
+                while len(came) < count:
+                    await trio.lowlevel.checkpoint()
+            await wait_all_tasks_blocked()
+            trio.lowlevel.notify_closing(reading)
+    assert came[:2] == [b"a", b"b"] and isinstance(came[2], trio.ClosedResourceError)
+    os.close(reading)
+    os.close(writing)
 
 
 async def test_what_waits_is_closed_with_its_task() -> None:
