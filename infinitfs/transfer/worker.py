@@ -229,6 +229,7 @@ def main() -> None:
         await serve(stream, _opened, Threads(_FILE_THREADS))
 
     trio.run(run)
+    os._exit(0)  # all is closed; an unmount would wait for the interpreter to take itself apart
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ from infinitfs.volume.room import Room
 _log = logging.getLogger(__name__)
 
 AGE = 5.0  # seconds after which dirty bytes are flushed
-HIGH = 16 * 2**20  # dirty bytes above which files that nobody has open are flushed, ...
+SOME = 8 * 2**20  # dirty bytes above which files that nobody has open are flushed: a pack full, ...
+HIGH = 16 * 2**20  # above which a stream of batches goes on, ...
 MOST = 32 * 2**20  # and above which all are
 FULL = 96 * 2**20  # dirty bytes above which writers wait
 _TICK = 0.5
@@ -127,7 +128,7 @@ class WriteBack:
         file.write(offset, data, trio.current_time())
         self.bytes += file.dirty.total - before
         self._dirty[file.ino] = file
-        if self.bytes >= MOST or self.bytes >= HIGH > self.bytes - len(data):
+        if self.bytes >= MOST or self.bytes >= SOME > self.bytes - len(data):
             self._stir()
 
     def truncate(self, file: File, size: int) -> None:
@@ -209,7 +210,7 @@ class WriteBack:
                 await self._wake.wait()
             self._wake = trio.Event()
             try:
-                if self.bytes >= HIGH:
+                if self.bytes >= SOME:
                     await self._relieve()
                 oldest = trio.current_time() - AGE
                 aged = [f for f in self._dirty.values() if f.dirty_since is None or f.dirty_since <= oldest]

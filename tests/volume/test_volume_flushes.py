@@ -22,6 +22,7 @@ HIGH = 100_000
 
 @pytest.fixture(autouse=True)
 def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writeback, "SOME", HIGH)
     monkeypatch.setattr(writeback, "HIGH", HIGH)
     monkeypatch.setattr(writeback, "MOST", 2 * HIGH)
     monkeypatch.setattr(writeback, "FULL", 10 * HIGH)

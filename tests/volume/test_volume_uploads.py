@@ -90,7 +90,7 @@ async def test_closed_files_are_flushed_before_open_ones(
     tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody syncs them, or writes them again; of an open one that is small pieces an fsync makes no blocks at once."""
-    monkeypatch.setattr(writeback, "HIGH", 100_000)
+    monkeypatch.setattr(writeback, "SOME", 100_000)
     monkeypatch.setattr(writeback, "MOST", 200_000)
     async with opened_volume(TimedStorage(), tmp_path / "one") as session:
         volume = session.volume

@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 _EPOCH = 1_700_000_000 * 10**9
 _STUCK = 3 * 3600.0
-_SMALL_MEMORY = {"HIGH": 12 * 1024, "MOST": 24 * 1024, "FULL": 64 * 1024}
+_SMALL_MEMORY = {"SOME": 12 * 1024, "HIGH": 12 * 1024, "MOST": 24 * 1024, "FULL": 64 * 1024}
 _CHECKS = 3
 """Looks at the storage through another home, in one life at most."""
 
