@@ -41,6 +41,7 @@ _TIMES = range(-(2**63) + 1, 2**63)  # nanoseconds that can be kept: the years 1
 _XATTRS = (b"user.", b"trusted.", b"security.")
 _CAPABILITY = b"security.capability"  # what the program in a file may do: goes when the file changes
 _FORGOTTEN = 1000  # inodes, without letting another task run: the kernel names up to 65,000 at a time
+_SMALL = 16 * 1024  # bytes: who asks for more at a time reads or writes on
 _DOT, _DOT_DOT = 1, 2  # their places in a listing
 _UNLIMITED = 2**50  # what `df` shows of a storage without a capacity
 
@@ -342,10 +343,14 @@ class Operations(pyfuse3.Operations):
 
     @_answers
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        if size > _SMALL:
+            self.turn.rest()
         return cast(bytes, await self._volume.read(fh, off, size))
 
     @_answers
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        if len(buf) > _SMALL:
+            self.turn.rest()
         return await self._volume.write(fh, off, buf)
 
     # No `flush`: a close has the kernel write what it keeps of the file, and has nothing else to wait for. Once it was
