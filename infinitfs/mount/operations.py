@@ -380,10 +380,11 @@ class Operations(pyfuse3.Operations):
             return
         if start_id < _DOT_DOT and not self._list_dot(fh, b"..", _DOT_DOT, token):
             return
+        answer, use = self._entry, self._volume.use
         for row in self._volume.entries(fh, start_id - 1):
-            if not pyfuse3.readdir_reply(token, row[1], self._entry(row[2:]), row[0] + 1):
+            if not pyfuse3.readdir_reply(token, row[1], answer(row[2:]), row[0] + 1):
                 break
-            self._volume.use(row[2])
+            use(row[2])
 
     def _list_dot(self, folder: int, name: bytes, place: int, token: pyfuse3.ReaddirToken) -> bool:
         inode = self._volume.lookup(folder, name)

@@ -229,3 +229,24 @@ async def test_a_flush_that_failed_is_forgotten_with_what_it_was_about(
         await session.volume.unlink(ROOT, b"file")
         assert session.status().trouble is None
         held.holding = False
+
+
+async def test_who_writes_on_hears_once_of_a_flush_that_failed_meanwhile(
+    tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    held = Held("_append")
+    async with opened_volume(MemoryStorage(), tmp_path / "one", offload=held) as session:
+        held.failure = NoSpace(what="the disk", remedy="free some")
+        held.holding = True
+        held.go.set()
+        ino = await opened_file(session)
+        await session.volume.write(ino, 0, noise(1000))
+        await trio.sleep(7)
+        held.holding = False
+        with pytest.raises(NoSpace, match="free some"):
+            await session.volume.write(ino, 1000, b"more")
+        await session.volume.write(ino, 1000, b"more")
+        await session.volume.fsync(ino)
+        assert await content(session.volume, ino) == noise(1000) + b"more"
+        session.volume.close(ino)
+    caplog.clear()

@@ -4,6 +4,7 @@ import errno
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import msgspec
@@ -14,8 +15,10 @@ from trio.testing import MockClock
 from infinitfs.errors import Fenced, HistoryRolledBack, InfinitfsError, NotFound, StorageUnreachable, VolumeOwned
 from infinitfs.storage.memory import MemoryStorage
 from infinitfs.transfer.files import inline
+from infinitfs.volume.clock import Clock
 from infinitfs.volume.history import History
 from infinitfs.volume.journal import JOURNAL, Kind, open_record, seal_record
+from infinitfs.volume.lease import PAUSE, Lease
 from infinitfs.volume.namespace import ROOT
 from infinitfs.volume.volume import Volume
 from tests.support.faults import FailAfter, FaultyStorage
@@ -396,3 +399,19 @@ async def test_an_own_record_is_acknowledged_durably_before_its_packs_go(
     monkeypatch.setattr(History, "advance", noted)
     async with opened_volume(then, home, OPENED, offload=offload):
         assert "fdatasync" in steps[steps.index("advance") : steps.index("recover")]
+
+
+def test_a_pause_begins_with_the_last_word_from_the_storage_whenever_somebody_asks() -> None:
+    """A laptop that was suspended right after an acknowledgement is to ask whether it still owns the volume."""
+    now = 0.0
+    none: Any = None
+    publisher: Any = SimpleNamespace(heard=0.0, position=1)
+    lease = Lease(ring=none, members=none, transfer=none, publisher=publisher, clock=Clock(elapsed=lambda: now))
+    now = PAUSE - 1
+    assert not lease.paused()
+    publisher.heard, publisher.position = now, 2
+    now += PAUSE - 1
+    assert not lease.paused()
+    publisher.heard, publisher.position = now, 3
+    now += 3600
+    assert lease.paused()

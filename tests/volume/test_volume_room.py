@@ -1,7 +1,10 @@
 """A storage's capacity: the bucket never holds more, whatever is written, and deleting makes room."""
 
+import os
 import random
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trio.testing
@@ -10,7 +13,7 @@ from infinitfs.errors import NoSpace
 from infinitfs.storage.base import Buffer
 from infinitfs.storage.memory import MemoryStorage
 from infinitfs.volume.namespace import ROOT
-from infinitfs.volume.room import most_sealed
+from infinitfs.volume.room import RESERVE, Room, most_sealed
 from infinitfs.volume.volume import Volume
 from tests.support.volumes import checkpointed, drained, make_volume, opened_volume, put
 
@@ -91,3 +94,38 @@ def test_the_bound_holds_for_frames_of_any_size() -> None:
 
     for size in [*range(1, 5000), *range(5000, 2 * MIB, 977)]:
         assert 40 + padme(4 + size) + 16 + 44 * 9 / 8 <= most_sealed(size, 1)
+
+
+def room_on(free: int, looks: list[Path]) -> Room:
+    """With so many bytes free on the local disk."""
+
+    def disk(folder: Path) -> os.statvfs_result:
+        looks.append(folder)
+        return os.statvfs_result((4096, 4096, 2**28, free // 4096, free // 4096, 0, 0, 0, 0, 255))
+
+    nothing: Any = SimpleNamespace(waiting=0, outbox_bytes=0, look_at_disk=lambda: None)
+    return Room(
+        folder=Path("/"),
+        blocks=nothing,
+        staging=nothing,
+        database=nothing,
+        cache=nothing,
+        capacity=0,
+        backlog=2**40,
+        disk=disk,
+    )
+
+
+def test_a_disk_is_looked_at_seldom_while_it_has_plenty_of_room_and_always_where_not() -> None:
+    looks: list[Path] = []
+    room = room_on(2**30, looks)
+    for _ in range(100):
+        room.check(MIB)
+    assert len(looks) == 7
+    looks.clear()
+    room = room_on(RESERVE + 60 * MIB, looks)
+    for _ in range(100):
+        room.check(MIB)
+    assert len(looks) == 100
+    with pytest.raises(NoSpace, match="the local disk"):
+        room.check(61 * MIB)
