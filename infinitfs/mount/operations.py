@@ -380,6 +380,7 @@ class Operations(pyfuse3.Operations):
             return
         if start_id < _DOT_DOT and not self._list_dot(fh, b"..", _DOT_DOT, token):
             return
+        self.turn.rest()
         answer, use = self._entry, self._volume.use
         for row in self._volume.entries(fh, start_id - 1):
             if not pyfuse3.readdir_reply(token, row[1], answer(row[2:]), row[0] + 1):
