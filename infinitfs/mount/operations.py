@@ -106,12 +106,12 @@ class Operations(pyfuse3.Operations):
         entry = self._reply
         kind = mode, uid, gid, nlink, rdev
         if kind != self._kind:
-            self._kind = kind
             entry.st_mode = mode & self._mask
             entry.st_uid = uid if self._uid is None else self._uid
             entry.st_gid = gid if self._gid is None else self._gid
             entry.st_nlink = nlink
             entry.st_rdev = rdev
+            self._kind = kind
         entry.st_ino = ino
         entry.st_size = size
         entry.st_blocks = (allocated + 511) // 512

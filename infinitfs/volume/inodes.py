@@ -106,9 +106,10 @@ class Inodes:
     def put(self, inode: Inode) -> Inode:
         """A new version of an inode that there is."""
         self._database.begin()
+        self._keep(inode)  # first: what has changed must have its row in memory
         if inode.ino not in self._new:
             self._changed[inode.ino] = None
-        return self._keep(inode)
+        return inode
 
     def remove(self, ino: int) -> None:
         self._database.begin()

@@ -103,9 +103,9 @@ class Publisher:
         self._flushed = -math.inf
         self._unsent_since: float | None = None
         self.last_stored: str | None = None
-        self.heard = clock.elapsed()
-        """When the storage acknowledged something, in the clock's seconds; at the opening it was asked."""
         """When the storage last acknowledged a record, RFC 3339, None if it has not since the mount."""
+        self.heard = clock.elapsed()
+        """The same in the clock's seconds; at the opening it was asked."""
         self.trouble: InfinitfsError | None = None
         """Why the storage did not take what was sent last, None while all is well."""
         self.fenced: Fenced | None = None

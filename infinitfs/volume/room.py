@@ -98,6 +98,10 @@ class Room:
         else:
             self._check_disk(more)
 
+    def look_again(self) -> None:
+        """The next one is to look at the disk."""
+        self._looks = 0
+
     def _check_disk(self, more: int) -> None:
         disk = self._disk(self._folder)
         if spare(disk) < more:

@@ -364,12 +364,12 @@ class Volume:
         await self._changing()
         if offset + len(data) > END:
             raise FileTooLarge(path=f"inode {ino}")
-        self.check_error(ino)
         await self._write_back.admit(len(data))
         file = self._in_core.opened(ino)
         if not self._kernel_times:
             file.mtime = file.ctime = self._clock.now()
         self._write_back.write(file, offset, data)
+        self.check_error(ino)  # with the bytes taken: the kernel does not send again what it was refused
         return len(data)
 
     async def clone(self, source: int, target: int, length: int) -> None:

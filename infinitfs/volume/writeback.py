@@ -200,6 +200,7 @@ class WriteBack:
         total = sum(end - offset for offset, end in ranges)
         if total > _LITTLE and (total > _MUCH or total > _PIECE * len(ranges)):
             return False
+        self._room.look_again()  # it may be much
         self._room.check(self.bytes + total)
         return True
 
@@ -209,6 +210,7 @@ class WriteBack:
             with trio.move_on_after(_TICK):
                 await self._wake.wait()
             self._wake = trio.Event()
+            self._room.look_again()
             try:
                 if self.bytes >= SOME:
                     await self._relieve()

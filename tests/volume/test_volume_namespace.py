@@ -24,6 +24,7 @@ from infinitfs.errors import (
     PathError,
 )
 from infinitfs.transfer.files import inline
+from infinitfs.volume import inodes
 from infinitfs.volume.database import Database
 from infinitfs.volume.inodes import GATHERED
 from infinitfs.volume.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, ROOT, Namespace
@@ -470,4 +471,20 @@ def test_removed_inodes_do_not_all_wait_for_the_commit(tmp_path: Path) -> None:
             namespace.inode(ino)
     database.commit()
     assert database.value("SELECT count(*) FROM inodes") == 1
+    database.close()
+
+
+def test_a_change_may_push_its_own_rows_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database, namespace = open_namespace(tmp_path)
+    names = [b"%d" % number for number in range(10)]
+    for name in names:
+        namespace.create(ROOT, name, FOLDER, 1, 2, 3)
+    database.commit()
+    namespace.forget()
+    monkeypatch.setattr(inodes, "_KEPT", 4)
+    for name in names:
+        namespace.rmdir(ROOT, name, 4)
+    database.commit()
+    namespace.forget()
+    assert namespace.inode(ROOT).nlink == 2 and len(namespace.unlinked()) == len(names)
     database.close()
