@@ -137,6 +137,10 @@ class StorageUnreachable(InfinitfsError):
     passing = True
 
 
+class FolderAway(StorageUnreachable):
+    message = "{storage} cannot be reached ({reason}): connect or mount the disk that it is on, then try again."
+
+
 class StorageFailed(StorageUnreachable):
     message = "{storage} failed to {action} ({reason})."
 

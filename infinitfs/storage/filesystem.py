@@ -26,13 +26,13 @@ from infinitfs.config.disk import DirectWriter, sync_folder
 from infinitfs.errors import (
     AccessDenied,
     DamagedObject,
+    FolderAway,
     InfinitfsError,
     NoSpace,
     ObjectExists,
     ObjectNotFound,
     StorageFailed,
     StorageRejected,
-    StorageUnreachable,
 )
 from infinitfs.storage.base import Buffer, ObjectInfo, Storage
 from infinitfs.storage.naming import check_key, check_prefix, is_key
@@ -217,7 +217,7 @@ class FilesystemStorage(Storage):
     def _explain(self, error: OSError, action: str, key: str) -> InfinitfsError:
         try:
             self._check_present()
-        except StorageUnreachable as away:
+        except FolderAway as away:
             return away
         if action == "read" and error.errno in _ABSENT:
             return ObjectNotFound(key=key, storage=self.name)
@@ -228,10 +228,10 @@ class FilesystemStorage(Storage):
             self._temporary.stat()
         except (FileNotFoundError, NotADirectoryError):
             reason = f"there is no {_TEMPORARY} in it: its disk is not mounted, or it is no storage"
-            raise StorageUnreachable(storage=self.name, reason=reason) from None
+            raise FolderAway(storage=self.name, reason=reason) from None
         except OSError as error:
             if error.errno not in _DENIED:
-                raise StorageUnreachable(storage=self.name, reason=error.strerror or str(error)) from error
+                raise FolderAway(storage=self.name, reason=error.strerror or str(error)) from error
 
     def _make_folder(self, folder: Path) -> None:
         """Make `folder` and those above it, durably; also those another writer made and did not sync yet."""

@@ -21,6 +21,9 @@ from infinitfs.volume.inodes import GATHERED
 
 END = 2**63 - 1  # behind the last byte any file can have
 _KEPT = 8192  # extents in memory, about 5 MiB
+STEP = 64  # extents that go without letting another task run, in some 2 ms
+_LEAST = 4096  # bytes that extents have, but for a few
+_GATHERED = 256 * 2**20  # bytes of removed files that wait
 
 
 @dataclass(slots=True)
@@ -43,7 +46,8 @@ class Blocks:
         self._next = 0
         self._packs: dict[str, int] = {}
         self._live: Counter[int] = Counter()
-        self._gone: list[int] = []  # the removed files
+        self._gone: list[int] = []  # the removed files, and
+        self._gone_bytes = 0  # what they were
         self._edited: set[int] = set()  # files, in the transaction of this number
         self._transaction = -1
         self._lost: set[int] = set()  # files whose edits were rolled back
@@ -67,6 +71,7 @@ class Blocks:
         self._packs.clear()
         self._live.clear()
         self._gone.clear()
+        self._gone_bytes = 0
         self._forget_extents()
 
     def write_out(self) -> None:
@@ -74,6 +79,7 @@ class Blocks:
         if self._gone:
             gone = [(ino,) for ino in self._gone]
             self._gone.clear()
+            self._gone_bytes = 0
             changes: Counter[int] = Counter()
             changes.subtract(row[0] for row in self._connection.executemany(_BLOCKS, gone))
             self._connection.executemany("DELETE FROM extents WHERE ino = ?", gone)
@@ -237,12 +243,21 @@ class Blocks:
         touched = {row[0]: Extent(*row) for row in self._database.rows_of_each(_OVERLAPPING, ranges)}
         return list(touched.values())
 
-    def remove_extents(self, ino: int) -> None:
-        """The file has no extents from now on; nobody edits them again."""
+    def step(self, ino: int, size: int, allocated: int, most: int) -> int:
+        """To how many bytes, `size` or more, a file can be cut so that about `most` of its extents go, which have
+        `allocated` bytes."""
+        if allocated <= most * _LEAST:
+            return size
+        row = self._database.row(_STEPS_BACK, (ino, size, most))
+        return size if row is None else int(row[0])
+
+    def remove_extents(self, ino: int, allocated: int) -> None:
+        """The file has no extents from now on, and had some with `allocated` bytes; nobody edits them again."""
         self._database.begin()
         self._known.pop(ino, None)
         self._gone.append(ino)
-        if len(self._gone) >= GATHERED:
+        self._gone_bytes += allocated
+        if len(self._gone) >= GATHERED or self._gone_bytes >= _GATHERED:
             self.write_out()
 
     def _count(self, changes: Counter[int]) -> None:
@@ -265,6 +280,7 @@ class Blocks:
 
 
 _BLOCKS = "SELECT block FROM extents WHERE ino = ?"
+_STEPS_BACK = "SELECT offset FROM extents WHERE ino = ? AND offset >= ? ORDER BY offset DESC LIMIT 1 OFFSET ?"
 _REFS = "SELECT block, refs, pack FROM blocks WHERE block = ?"
 _LOCATION = "blocks.block, blocks.id, packs.name, packs.size, blocks.offset, blocks.length, blocks.size"
 _LOCATE = f"SELECT {_LOCATION} FROM blocks JOIN packs USING (pack) WHERE block = ?"

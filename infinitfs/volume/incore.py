@@ -1,6 +1,6 @@
 """What memory has of inodes: the files that are open or not stored yet, and who uses an inode.
 
-Above: `volume`. Below: `uses`, `writeback` (dirty bytes), `namespace` and `blocks` (the tables). "In-core" as the UNIX
+Above: `volume`. Below: `uses`, `writeback` (dirty bytes), `namespace` (the tables), `removal`. "In-core" as the UNIX
 kernels call their own (Bach, "The Design of the UNIX Operating System", 1986, ch. 4).
 Invariant: an inode without links lives for as long as the kernel knows it or somebody has it open, then its rows go;
 a file without any use in memory that is stored as it is has no place here. Nothing here awaits.
@@ -9,18 +9,18 @@ a file without any use in memory that is stored as it is has no place here. Noth
 from collections.abc import Iterator
 
 from infinitfs.file.file import File
-from infinitfs.volume.blocks import Blocks
 from infinitfs.volume.inodes import Inode
 from infinitfs.volume.namespace import Entry, Namespace
+from infinitfs.volume.removal import Removal
 from infinitfs.volume.uses import Uses
 from infinitfs.volume.writeback import WriteBack
 
 
 class InCore:
-    def __init__(self, namespace: Namespace, blocks: Blocks, write_back: WriteBack) -> None:
+    def __init__(self, namespace: Namespace, write_back: WriteBack, removal: Removal) -> None:
         self._namespace = namespace
-        self._blocks = blocks
         self._write_back = write_back
+        self._removal = removal
         self._files: dict[int, File] = {}
         self._uses = Uses()
         self._unlinked: set[int] = set()  # and in use; the kernel forgets a million others at once
@@ -50,9 +50,7 @@ class InCore:
         file = self._files.pop(ino, None)
         if file is not None:
             self._write_back.forget(file)
-        if self._namespace.inode(ino).allocated:
-            self._blocks.remove_extents(ino)
-        self._namespace.remove(ino)
+        self._removal.remove(ino)
 
     # --- files ---
 

@@ -156,12 +156,11 @@ class Namespace:
         default = None if stat.S_ISLNK(mode) else self._xattrs.get(parent, acl.DEFAULT)
         if default is not None:
             mode = acl.inherited(default, mode)
-        # A new inode's number is as good a place in the listing as any: it is new, too.
-        self._add_entry(parent, name, self._next, self._next)
+        number = self._add_entry(parent, name)
         is_directory = stat.S_ISDIR(mode)
         size = 2 * _ENTRY_SIZE if is_directory else len(target or b"")
         inode = Inode(
-            self._number(),
+            number,
             mode,
             uid,
             gid,
@@ -186,13 +185,16 @@ class Namespace:
         self.inodes += 1
         return inode
 
-    def _add_entry(self, parent: int, name: bytes, position: int, ino: int) -> None:
-        """A new name. The kernel has seldom missed that there is one: to look first takes as long as to add it."""
+    def _add_entry(self, parent: int, name: bytes, ino: int | None = None) -> int:
+        """A new name, without `ino` of a new inode; returns its place in the listing, which is that inode's number: it
+        is new, too. The kernel has seldom missed that there is one: to look first takes as long as to add it."""
         if len(name) > NAME_MAX:
             raise NameTooLong(path=_show(name))
         self._database.begin()
-        if name in (b".", b"..") or not self._database.change(_ADD, (parent, name, position, ino)):
+        place = self._next
+        if name in (b".", b"..") or not self._database.change(_ADD, (parent, name, place, ino or place)):
             raise EntryExists(path=_show(name))
+        return self._number()
 
     def _folder(self, parent: int, name: bytes) -> Inode:
         """The directory that `name` is to be in; one that was removed takes no names."""
@@ -217,8 +219,7 @@ class Namespace:
         if inode.nlink == 0:
             raise NoSuchEntry(path=_show(name))
         self._folder(parent, name)
-        self._add_entry(parent, name, self._next, ino)
-        self._number()
+        self._add_entry(parent, name, ino)
         self._touch(parent, now, entries=1)
         return self._inodes.update(ino, nlink=inode.nlink + 1, ctime=now)
 

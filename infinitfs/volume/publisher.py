@@ -178,7 +178,7 @@ class Publisher:
         try:
             async with self._sealing:
                 await self._seal_cut()
-        except trio.Cancelled:
+        except BaseException:
             self.changed()  # the next cut seals it
             raise
         return self._database.position - 1

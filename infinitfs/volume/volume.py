@@ -1,7 +1,7 @@
 """A volume: everything that a mounted folder does, as methods.
 
 Above: `mount/operations.py` (FUSE) and `mount/compose.py`, which builds one. Below: `namespace` and `blocks` (tables),
-`writeback` (flushes), `content` (reads), `publisher`, `checkpoint`, `collector` (storage).
+`writeback` (flushes), `content` (reads), `removal`, `publisher`, `checkpoint`, `collector` (storage).
 
 Invariant: a method that changes the namespace does so without an await between its first and its last statement, so
 every other task sees it done or not begun, and a commit holds whole operations. Methods that wait (for memory, for a
@@ -28,7 +28,7 @@ from infinitfs.errors import (
 from infinitfs.file.extents import Edit
 from infinitfs.storage.base import Buffer
 from infinitfs.transfer.background import together
-from infinitfs.volume.blocks import END, Blocks
+from infinitfs.volume.blocks import END, STEP, Blocks
 from infinitfs.volume.checkpoint import Checkpointer
 from infinitfs.volume.clock import Clock
 from infinitfs.volume.collector import Collector
@@ -40,6 +40,7 @@ from infinitfs.volume.intents import Change, Intents
 from infinitfs.volume.lease import Lease
 from infinitfs.volume.namespace import Entry, Namespace
 from infinitfs.volume.publisher import Publisher
+from infinitfs.volume.removal import Removal
 from infinitfs.volume.room import Room
 from infinitfs.volume.writeback import WriteBack
 
@@ -99,7 +100,8 @@ class Volume:
         self._kernel_times = kernel_times
         self._remote_fsync = remote_fsync
         self._intents = intents
-        self._in_core = InCore(namespace, blocks, write_back)
+        self._removal = Removal(namespace, blocks, self._changing)
+        self._in_core = InCore(namespace, write_back, self._removal)
         self.use, self.release_use = self._in_core.use, self._in_core.release_use
         publisher.before_cut = write_back.flush_intended
 
@@ -113,6 +115,7 @@ class Volume:
             if self._writable:
                 tasks += [
                     self._write_back.run,
+                    self._removal.run,
                     self.publisher.run,
                     self._lease.run,
                     self.checkpointer.run,
@@ -166,6 +169,13 @@ class Volume:
         await self.database.sync()
         if finished:
             await self._intents.remove(finished)
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """In the block, and from then on, nothing is changed but by who asks for it."""
+        self._removal.hold()
+        async with self.collector.held():
+            yield
 
     async def drain(self) -> None:
         """Everything is in the storage when this returns. Waits as long as it takes: the caller gives up."""
@@ -299,6 +309,7 @@ class Volume:
             if "ctime" not in fields:
                 fields["ctime"] = self._clock.now()
         elif size != self.attributes(ino).size:
+            await self._shorten(ino, size)
             now = self._clock.now()
             self._truncate(ino, size)
             fields = {"mtime": now, "ctime": now} | fields
@@ -311,6 +322,13 @@ class Volume:
         if fields:
             self._namespace.update(ino, **fields)
         return self.attributes(ino)
+
+    async def _shorten(self, ino: int, size: int) -> None:
+        """Truncate a file to where the rest can go at once. It is so long in between, and after a crash."""
+        while (end := self._blocks.step(ino, size, self._namespace.inode(ino).allocated, STEP)) > size:
+            self._truncate(ino, end)
+            await trio.lowlevel.checkpoint()
+            await self._changing()
 
     def _truncate(self, ino: int, size: int) -> None:
         inode = self._namespace.inode(ino)

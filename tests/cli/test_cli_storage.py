@@ -179,6 +179,7 @@ def test_a_check_makes_no_storage_of_an_empty_mountpoint(run: Run, tmp_path: Pat
         result = run(*command, "usb")
         assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (13, "", 1)
         assert f"{folder} cannot be reached (there is no .infinitfs in it: its disk is not mounted" in result.stderr
+        assert "connect or mount the disk" in result.stderr
     assert list(folder.iterdir()) == []
 
 

@@ -131,7 +131,7 @@ class Bookkeeping(RuleBasedStateMachine):
 
     @rule(ino=st.integers(1, 3))
     def remove(self, ino: int) -> None:
-        self.blocks.remove_extents(ino)
+        self.blocks.remove_extents(ino, self.allocated(ino))
         self.files[ino] = [None] * LENGTH
         self.note_deaths()
 
@@ -311,9 +311,40 @@ def test_extents_of_removed_files_do_not_all_wait_for_the_commit(opened: tuple[D
         blocks.edit(ino, [Edit(0, 10, (Extent(0, 10, numbers[1 + ino % 2], 0),))], 0)
     database.commit()
     for ino in files:
-        blocks.remove_extents(ino)
+        blocks.remove_extents(ino, 10)
     assert database.in_transaction
     assert database.value("SELECT count(*) FROM extents") == GATHERED // 2
     database.commit()
     assert database.value("SELECT count(*) FROM extents") == 0
     assert database.rows("SELECT refs FROM blocks") == [(0,), (0,)]
+
+
+def test_nor_do_those_of_large_ones(opened: tuple[Database, Blocks], monkeypatch: pytest.MonkeyPatch) -> None:
+    database, blocks = opened
+    monkeypatch.setattr(module, "_GATHERED", 30 * SIZE)
+    numbers = add(blocks, 1, list(range(10)))
+    whole = Edit(0, 10 * SIZE, tuple(Extent(i * SIZE, SIZE, number, 0) for i, number in numbers.items()))
+    for ino in range(1, 6):
+        blocks.edit(ino, [whole], 0)
+    for ino in range(1, 6):
+        blocks.remove_extents(ino, 10 * SIZE)
+    assert database.value("SELECT count(*) FROM extents") == 2 * 10
+
+
+def test_a_step_towards_a_size_takes_so_many_extents(
+    opened: tuple[Database, Blocks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, blocks = opened
+    monkeypatch.setattr(module, "_LEAST", SIZE)
+    numbers = add(blocks, 1, list(range(10)))
+    stored = blocks.edit(
+        1, [Edit(0, 20 * SIZE, tuple(Extent(2 * i * SIZE, SIZE, numbers[i], 0) for i in range(10)))], 0
+    )
+    size, steps = 20 * SIZE, []
+    while size > 5 * SIZE:
+        size = blocks.step(1, 5 * SIZE, stored, 3)
+        stored = blocks.edit(1, [Edit(size, END, ())], stored)
+        steps.append(size // SIZE)
+    assert steps == [12, 5], "12, 14, 16 and 18; 6, 8 and 10"
+    assert stored == 3 * SIZE
+    assert blocks.step(1, 0, stored, 3) == 0, "without a look"

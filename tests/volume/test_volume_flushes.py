@@ -32,6 +32,15 @@ def noise(size: int, seed: int = 0) -> bytes:
     return Random(seed).randbytes(size)
 
 
+def full_disk() -> Held:
+    """For as long as it is holding."""
+    held = Held("_append")
+    held.failure = NoSpace(what="the disk", remedy="free some")
+    held.holding = True
+    held.go.set()
+    return held
+
+
 async def opened_file(session: Session) -> int:
     ino = (await session.volume.create(ROOT, b"file", FILE, 0, 0)).ino
     session.volume.open(ino)
@@ -215,11 +224,8 @@ async def test_files_that_were_emptied_leave_memory(tmp_path: Path, autojump_clo
 async def test_a_flush_that_failed_is_forgotten_with_what_it_was_about(
     tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    held = Held("_append")
+    held = full_disk()
     async with opened_volume(MemoryStorage(), tmp_path / "one", offload=held) as session:
-        held.failure = NoSpace(what="the disk", remedy="free some")
-        held.holding = True
-        held.go.set()
         ino = await opened_file(session)
         await session.volume.write(ino, 0, noise(HIGH))
         session.volume.close(ino)
@@ -234,11 +240,8 @@ async def test_a_flush_that_failed_is_forgotten_with_what_it_was_about(
 async def test_who_writes_on_hears_once_of_a_flush_that_failed_meanwhile(
     tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    held = Held("_append")
+    held = full_disk()
     async with opened_volume(MemoryStorage(), tmp_path / "one", offload=held) as session:
-        held.failure = NoSpace(what="the disk", remedy="free some")
-        held.holding = True
-        held.go.set()
         ino = await opened_file(session)
         await session.volume.write(ino, 0, noise(1000))
         await trio.sleep(7)

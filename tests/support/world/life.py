@@ -24,7 +24,7 @@ from infinitfs.mount.session import Session
 from infinitfs.storage.memory import MemoryStorage
 from infinitfs.transfer.client import TransferClient, local_transfer
 from infinitfs.transfer.files import inline
-from infinitfs.volume import writeback
+from infinitfs.volume import removal, writeback
 from infinitfs.volume.clock import Clock
 from infinitfs.volume.descriptor import OpenedVolume
 from infinitfs.volume.journal import JOURNAL, Kind, open_record
@@ -237,6 +237,8 @@ class Life:
             sizes = {"_LITTLE": self._little, "_PIECE": min(writeback._PIECE, self._little)}
             for name, size in (sizes | (_SMALL_MEMORY if self.world.is_small else {})).items():
                 patched.enter_context(mock.patch.object(writeback, name, size))
+            if self.world.is_small:
+                patched.enter_context(mock.patch.object(removal, "STEP", 2))
             await self._run()
 
     async def _run(self) -> None:
