@@ -40,7 +40,7 @@ from infinitfs.transfer.runs import Span
 _log = logging.getLogger(__name__)
 
 _READERS = 4  # that share the cache for what they will read next
-_BREATH = 16  # segments that are opened at a time on the event loop, in some 90 us
+_BREATH = 32  # segments that are opened at a time on the event loop, in some 120 us
 _FRAMES = 4096  # of which the key is kept, 3 KiB each
 _INLINE = 64 * 1024  # up to this many plain bytes a thread costs more than it spares the event loop
 
