@@ -169,7 +169,7 @@ def collect_garbage(paths: Paths, record: VolumeRecord, identity: Identity, acco
 
     async def collect() -> Freed:
         async with open_session(paths, MountRequest(volume=record.name), identity, account) as session:
-            return await session.volume.collector.collect()
+            return await session.volume.collect()
 
     return trio.run(collect)
 

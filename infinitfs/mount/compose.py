@@ -188,11 +188,12 @@ class Composition:
                         transfer=self.transfer,
                     )
                 finally:
+                    volume.hold()
                     if self.writable:
                         with trio.CancelScope(shield=True):
                             await volume.settle()
                 if self.writable:
-                    async with volume.held():
+                    async with volume.collector.held():
                         await _release(publisher)
 
     async def _recover(self, local: _Local, publisher: Publisher) -> None:
@@ -404,5 +405,5 @@ async def _release(publisher: Publisher) -> None:
     if publisher.fenced is not None or publisher.trouble is not None:
         return
     with trio.move_on_after(GIVE_UP):
-        await publisher.publish_all()  # what a collection or removal has changed since the drain
+        await publisher.publish_all()  # what a collection has changed since the drain
         await publisher.wait_for(await publisher.announce(Kind.RELEASE))

@@ -269,7 +269,7 @@ class _Mount:
         if command == "status":
             yield self._status()
         elif command == "collect":
-            freed = await self._session.volume.collector.collect()
+            freed = await self._session.volume.collect()
             yield freed._asdict()
         elif command == "store":
             await self._session.volume.drain()

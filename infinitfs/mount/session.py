@@ -151,6 +151,7 @@ class Session:
         self.draining = True
         if self._request.read_only:
             return  # what a killed mount left here waits for one that may write
+        self.volume.hold()
         await self.volume.settle()
         publisher = self.volume.publisher
         with trio.CancelScope() as scope:

@@ -23,7 +23,6 @@ END = 2**63 - 1  # behind the last byte any file can have
 _KEPT = 8192  # extents in memory, about 5 MiB
 STEP = 64  # extents that go without letting another task run, in some 2 ms
 _LEAST = 4096  # bytes that extents have, but for a few
-_GATHERED = 256 * 2**20  # bytes of removed files that wait
 
 
 @dataclass(slots=True)
@@ -47,7 +46,7 @@ class Blocks:
         self._packs: dict[str, int] = {}
         self._live: Counter[int] = Counter()
         self._gone: list[int] = []  # the removed files, and
-        self._gone_bytes = 0  # what they were
+        self._gone_extents = 0  # theirs, or less
         self._edited: set[int] = set()  # files, in the transaction of this number
         self._transaction = -1
         self._lost: set[int] = set()  # files whose edits were rolled back
@@ -71,7 +70,7 @@ class Blocks:
         self._packs.clear()
         self._live.clear()
         self._gone.clear()
-        self._gone_bytes = 0
+        self._gone_extents = 0
         self._forget_extents()
 
     def write_out(self) -> None:
@@ -79,7 +78,7 @@ class Blocks:
         if self._gone:
             gone = [(ino,) for ino in self._gone]
             self._gone.clear()
-            self._gone_bytes = 0
+            self._gone_extents = 0
             changes: Counter[int] = Counter()
             changes.subtract(row[0] for row in self._connection.executemany(_BLOCKS, gone))
             self._connection.executemany("DELETE FROM extents WHERE ino = ?", gone)
@@ -210,6 +209,14 @@ class Blocks:
             self._transaction = self._database.transaction
             self._edited.clear()
         self._edited.add(ino)
+        return self._edit(ino, edits, allocated)
+
+    def shorten(self, ino: int, size: int, allocated: int) -> int:
+        """As `edit`, for a file that nobody reads any more: `check` is not about it."""
+        self._database.begin()
+        return self._edit(ino, [Edit(size, END, ())], allocated)
+
+    def _edit(self, ino: int, edits: Sequence[Edit], allocated: int) -> int:
         self._known.pop(ino, None)
         old = self._overlapping(ino, edits) if allocated else []
         new = edited(old, edits)
@@ -252,12 +259,13 @@ class Blocks:
         return size if row is None else int(row[0])
 
     def remove_extents(self, ino: int, allocated: int) -> None:
-        """The file has no extents from now on, and had some with `allocated` bytes; nobody edits them again."""
+        """The file has no extents from now on, and had no more than STEP, with `allocated` bytes; nobody edits them
+        again."""
         self._database.begin()
         self._known.pop(ino, None)
         self._gone.append(ino)
-        self._gone_bytes += allocated
-        if len(self._gone) >= GATHERED or self._gone_bytes >= _GATHERED:
+        self._gone_extents += min(allocated // _LEAST + 1, STEP)
+        if self._gone_extents >= GATHERED:
             self.write_out()
 
     def _count(self, changes: Counter[int]) -> None:

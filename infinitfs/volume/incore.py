@@ -30,6 +30,9 @@ class InCore:
 
     # --- who uses an inode ---
 
+    def is_used(self, ino: int) -> bool:
+        return ino in self._uses
+
     def release_use(self, ino: int, count: int = 1) -> None:
         if self._uses.remove(ino, count) and ino in self._unlinked:
             self._unlinked.remove(ino)

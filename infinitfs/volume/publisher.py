@@ -179,7 +179,8 @@ class Publisher:
             async with self._sealing:
                 await self._seal_cut()
         except BaseException:
-            self.changed()  # the next cut seals it
+            if self._database.failed is None:
+                self.changed()  # the next cut seals it
             raise
         return self._database.position - 1
 

@@ -12,11 +12,8 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from infinitfs.errors import InfinitfsError
-from infinitfs.file.extents import Edit
-from infinitfs.volume.blocks import END, STEP, Blocks
+from infinitfs.volume.blocks import STEP, Blocks
 from infinitfs.volume.namespace import Namespace
-
-_PAUSE = 1.0  # seconds
 
 
 class Removal:
@@ -28,12 +25,15 @@ class Removal:
         self._changing = changing
         self._waiting: deque[int] = deque()
         self._wake = trio.Event()
+        self._done = trio.Event()
         self._held = False
 
     def remove(self, ino: int) -> None:
         """The end of an inode without links and without uses."""
         inode = self._namespace.inode(ino)
         if self._blocks.step(ino, 0, inode.allocated, STEP):
+            if not self._waiting:
+                self._done = trio.Event()
             self._waiting.append(ino)
             self._wake.set()
             return
@@ -42,28 +42,42 @@ class Removal:
         self._namespace.remove(ino)
 
     async def run(self) -> None:
-        """Remove what waits, for as long as the volume is open."""
-        while True:
-            await self._wake.wait()
-            self._wake = trio.Event()
-            while self._waiting and not self._held:
-                try:
-                    await self._changing()
-                except InfinitfsError:  # which whoever changes something is told, too
-                    await trio.sleep(_PAUSE)
-                    continue
-                self._shorten(self._waiting[0])
-                await trio.lowlevel.checkpoint()
+        """Remove what waits, until nothing may be changed any more."""
+        try:
+            while not self._held:
+                await self._wake.wait()
+                self._wake = trio.Event()
+                await self._remove_all()
+        finally:
+            self.hold()
+
+    async def _remove_all(self) -> None:
+        while self._waiting:
+            try:
+                await self._changing()
+            except InfinitfsError:  # for good; whoever changes something is told why
+                self.hold()
+            if self._held:  # what was changed now would come behind the release of the volume
+                return
+            self._shorten(self._waiting[0])
+            await trio.lowlevel.checkpoint()
+        self._done.set()
 
     def hold(self) -> None:
         """From now on nothing is done; what waits is left to the next mount."""
         self._held = True
+        self._done.set()
+
+    async def done(self) -> None:
+        """Return once nothing waits but what is left to the next mount."""
+        if self._waiting and not self._held:
+            await self._done.wait()
 
     def _shorten(self, ino: int) -> None:
         """One step of the first that waits."""
         allocated = self._namespace.inode(ino).allocated
         end = self._blocks.step(ino, 0, allocated, STEP)
-        allocated = self._blocks.edit(ino, [Edit(end, END, ())], allocated)
+        allocated = self._blocks.shorten(ino, end, allocated)
         if end:
             self._namespace.update(ino, size=end, allocated=allocated)
         else:

@@ -4,7 +4,8 @@ Above: `mount/operations.py` (FUSE) and `mount/compose.py`, which builds one. Be
 `writeback` (flushes), `content` (reads), `removal`, `publisher`, `checkpoint`, `collector` (storage).
 
 Invariant: a method that changes the namespace does so without an await between its first and its last statement, so
-every other task sees it done or not begun, and a commit holds whole operations. Methods that wait (for memory, for a
+every other task sees it done or not begun, and a commit holds whole operations; but for what is so long that it goes in
+steps, each of which is whole. Methods that wait (for memory, for a
 log that restarts, for blocks) wait before or after that.
 """
 
@@ -31,7 +32,7 @@ from infinitfs.transfer.background import together
 from infinitfs.volume.blocks import END, STEP, Blocks
 from infinitfs.volume.checkpoint import Checkpointer
 from infinitfs.volume.clock import Clock
-from infinitfs.volume.collector import Collector
+from infinitfs.volume.collector import Collector, Freed
 from infinitfs.volume.content import Content
 from infinitfs.volume.database import Database
 from infinitfs.volume.incore import InCore
@@ -170,12 +171,14 @@ class Volume:
         if finished:
             await self._intents.remove(finished)
 
-    @asynccontextmanager
-    async def held(self) -> AsyncIterator[None]:
-        """In the block, and from then on, nothing is changed but by who asks for it."""
+    def hold(self) -> None:
+        """What goes step by step and has not gone yet is left to the next mount."""
         self._removal.hold()
-        async with self.collector.held():
-            yield
+
+    async def collect(self) -> Freed:
+        """Free what nothing refers to any more, once what is being removed has gone."""
+        await self._removal.done()
+        return await self.collector.collect()
 
     async def drain(self) -> None:
         """Everything is in the storage when this returns. Waits as long as it takes: the caller gives up."""
@@ -236,7 +239,9 @@ class Volume:
 
     def lookup(self, parent: int, name: bytes) -> Inode | None:
         inode = self._namespace.lookup(parent, name)
-        return None if inode is None else self._in_core.current(inode)
+        if inode is None or (not inode.nlink and not self._in_core.is_used(inode.ino)):  # ".", of what is being removed
+            return None
+        return self._in_core.current(inode)
 
     def entries(self, parent: int, after: int) -> Iterator[Entry]:
         return self._in_core.current_entries(self._namespace.entries(parent, after))
@@ -324,9 +329,11 @@ class Volume:
         return self.attributes(ino)
 
     async def _shorten(self, ino: int, size: int) -> None:
-        """Truncate a file to where the rest can go at once. It is so long in between, and after a crash."""
+        """Truncate a file to where the rest can go at once. It is so long in between, and after a crash or an error."""
         while (end := self._blocks.step(ino, size, self._namespace.inode(ino).allocated, STEP)) > size:
             self._truncate(ino, end)
+            now = self._clock.now()
+            self._namespace.update(ino, mtime=now, ctime=now)
             await trio.lowlevel.checkpoint()
             await self._changing()
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from infinitfs.block.index import Location, NewFrame
+from infinitfs.errors import LocalDiskFailed
 from infinitfs.file.extents import Edit, Extent
 from infinitfs.transfer.files import inline
 from infinitfs.volume import blocks as module
@@ -321,14 +322,15 @@ def test_extents_of_removed_files_do_not_all_wait_for_the_commit(opened: tuple[D
 
 def test_nor_do_those_of_large_ones(opened: tuple[Database, Blocks], monkeypatch: pytest.MonkeyPatch) -> None:
     database, blocks = opened
-    monkeypatch.setattr(module, "_GATHERED", 30 * SIZE)
+    monkeypatch.setattr(module, "GATHERED", 30)
+    monkeypatch.setattr(module, "_LEAST", SIZE)
     numbers = add(blocks, 1, list(range(10)))
     whole = Edit(0, 10 * SIZE, tuple(Extent(i * SIZE, SIZE, number, 0) for i, number in numbers.items()))
     for ino in range(1, 6):
         blocks.edit(ino, [whole], 0)
     for ino in range(1, 6):
         blocks.remove_extents(ino, 10 * SIZE)
-    assert database.value("SELECT count(*) FROM extents") == 2 * 10
+    assert database.value("SELECT count(*) FROM extents") == 2 * 10, "after the third, of at most 11 each"
 
 
 def test_a_step_towards_a_size_takes_so_many_extents(
@@ -347,4 +349,20 @@ def test_a_step_towards_a_size_takes_so_many_extents(
         steps.append(size // SIZE)
     assert steps == [12, 5], "12, 14, 16 and 18; 6, 8 and 10"
     assert stored == 3 * SIZE
-    assert blocks.step(1, 0, stored, 3) == 0, "without a look"
+    assert blocks.step(1, 0, stored, 2) == 0 < blocks.step(1, 0, stored, 1)
+    assert blocks.step(1, 0, 1 * SIZE, 1) == 0, "without a look, for who has so little cannot have more"
+
+
+def test_only_what_was_told_to_have_something_is_lost_by_a_rollback(opened: tuple[Database, Blocks]) -> None:
+    database, blocks = opened
+    numbers = add(blocks, 1, [1, 2])
+    for ino in (1, 2):
+        blocks.edit(ino, [Edit(0, SIZE, (Extent(0, SIZE, numbers[ino], 0),))], 0)
+    database.commit()
+    blocks.edit(1, [Edit(0, 10, ())], SIZE)
+    blocks.shorten(2, 0, SIZE)
+    database.failed = LocalDiskFailed(path="volume.db", reason="broken")
+    blocks.forget()
+    with pytest.raises(LocalDiskFailed):
+        blocks.check(1)
+    blocks.check(2)

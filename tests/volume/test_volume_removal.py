@@ -1,6 +1,6 @@
 """What is long goes step by step: others are served in between, and what a crash or an unmount leaves goes later."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -10,7 +10,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from infinitfs.errors import Fenced
+from infinitfs.errors import Fenced, InfinitfsError
 from infinitfs.mount.session import Session
 from infinitfs.storage.base import Buffer
 from infinitfs.storage.memory import MemoryStorage
@@ -203,33 +203,103 @@ async def test_a_crash_in_between_leaves_the_file_shorter(
         assert await content(again.volume, ino) == LONG[:size]
 
 
-async def test_where_nothing_may_be_changed_it_waits(
+class Tables:
+    """A removal of an inode that goes in three steps, and what it asks before each."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.database = Database(folder / "volume.db", bytes(32), inline)
+        self.database.create()
+        blocks, self.namespace = Blocks(self.database), Namespace(self.database)
+        self.removal = Removal(self.namespace, blocks, self.changing)
+        self.namespace.create_root(0, 0, 1)
+        self.ino = self.namespace.create(ROOT, b"long", 0o100644, 0, 0, 1).ino
+        self.namespace.update(self.ino, nlink=0, allocated=100)
+        self.may = trio.Event()
+        self.failure: InfinitfsError | None = None
+        steps = [70, 70, 30, 0]
+        monkeypatch.setattr(blocks, "step", lambda *_: steps.pop(0))
+        monkeypatch.setattr(blocks, "shorten", lambda _, size, allocated: size)
+
+    async def changing(self) -> None:
+        await self.may.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    @property
+    def allocated(self) -> int:
+        return self.namespace.inode(self.ino).allocated
+
+
+@pytest.fixture
+def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tables]:
+    made = Tables(tmp_path, monkeypatch)
+    yield made
+    made.database.close()
+
+
+async def test_who_waits_for_a_removal_returns_when_it_is_done(tables: Tables, autojump_clock: MockClock) -> None:
+    await tables.removal.done()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tables.removal.run)
+        tables.removal.remove(tables.ino)
+        with trio.move_on_after(1) as patience:
+            await tables.removal.done()
+        assert patience.cancelled_caught and tables.allocated == 100
+        tables.may.set()
+        await tables.removal.done()
+        assert tables.namespace.inodes == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_is_held_while_it_asks_does_not_go_on(tables: Tables, autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tables.removal.run)
+        tables.removal.remove(tables.ino)
+        await trio.testing.wait_all_tasks_blocked()
+        tables.removal.hold()
+        tables.may.set()
+        await tables.removal.done()
+    assert tables.allocated == 100
+
+
+async def test_where_nothing_may_be_changed_it_is_left_to_the_next_mount(
+    tables: Tables, autojump_clock: MockClock
+) -> None:
+    tables.failure = Fenced(volume="drive", owner="another", state="here")
+    tables.may.set()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tables.removal.run)
+        tables.removal.remove(tables.ino)
+        await tables.removal.done()
+    assert tables.allocated == 100
+
+
+async def test_a_drain_does_not_race_with_a_removal(
     tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    database = Database(tmp_path / "volume.db", bytes(32), inline)
-    database.create()
-    blocks, namespace = Blocks(database), Namespace(database)
-    fenced = True
+    monkeypatch.setattr(removal, "STEP", 1)
+    async with opened_volume(Slow(), tmp_path / "one") as session:
+        ino = await put(session.volume, b"long", LONGER)
+        await session.volume.drain()
+        await session.volume.unlink(ROOT, b"long")
+        await session.drain()
+        assert extents(session, ino)
+        assert session.volume.backlog == 0 and not session.volume.publisher.unsent
 
-    async def changing() -> None:
-        await trio.lowlevel.checkpoint()
-        if fenced:
-            raise Fenced(volume="drive", owner="another", state="here")
 
-    tested = Removal(namespace, blocks, changing)
-    namespace.create_root(0, 0, 1)
-    ino = namespace.create(ROOT, b"long", 0o100644, 0, 0, 1).ino
-    namespace.update(ino, nlink=0, allocated=100)
-    steps = [70, 30, 0, 0]
-    monkeypatch.setattr(blocks, "step", lambda *_: steps[0])
-    monkeypatch.setattr(blocks, "edit", lambda *_: steps.pop(0))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(tested.run)
-        tested.remove(ino)
-        await trio.sleep(10)
-        assert namespace.inode(ino).allocated == 100
-        fenced = False
-        await trio.sleep(2)
-        assert namespace.inodes == 1
-        nursery.cancel_scope.cancel()
-    database.close()
+async def test_a_collection_waits_for_what_is_being_removed(mounted: tuple[Session, int]) -> None:
+    session, _ = mounted
+    await session.volume.drain()
+    await session.volume.unlink(ROOT, b"long")
+    assert (await session.volume.collect()).packs > 5
+    assert session.volume.database.value("SELECT count(*) FROM packs") == 0
+
+
+async def test_what_is_being_removed_is_not_found_again(mounted: tuple[Session, int]) -> None:
+    session, ino = mounted
+    session.volume.use(ino)
+    await session.volume.unlink(ROOT, b"long")
+    assert session.volume.lookup(ino, b".") is not None
+    session.volume.release_use(ino)
+    assert session.volume.database.value("SELECT count(*) FROM inodes WHERE ino = ?", (ino,))
+    assert session.volume.lookup(ino, b".") is None
