@@ -50,7 +50,7 @@ GET = "GET of 4 KiB, one after the other"
 def large_file(subject: Subject, meter: Meter, sizes: Sizes) -> None:
     """One large file; everything that is read is on this machine, but not in the kernel's cache of the mount. What is
     warm was read before: at the first time the kernel also moves each page of the files that hold it to the list of
-    those in use (Linux, mm/swap.c), a seventh of the time for infinitfs."""
+    those in use (Linux, mm/swap.c), a sixth of the time for infinitfs."""
     meter.measure("sequential write, to fsync", BYTES, workloads.write, "large", sizes.large)
     meter.measure("sequential read, for the first time", BYTES, workloads.read, "large")
     meter.measure("sequential read, warm", BYTES, workloads.read, "large")

@@ -5,8 +5,8 @@ Above: `mount/operations.py` (FUSE) and `mount/compose.py`, which builds one. Be
 
 Invariant: a method that changes the namespace does so without an await between its first and its last statement, so
 every other task sees it done or not begun, and a commit holds whole operations; but for what is so long that it goes in
-steps, each of which is whole. Methods that wait (for memory, for a
-log that restarts, for blocks) wait before or after that.
+steps, each of which is whole. Methods that wait (for memory, for a log that restarts, for blocks) wait before or after
+that.
 """
 
 import logging
