@@ -153,7 +153,10 @@ async def truncated(volume: Volume, ino: int, size: int) -> list[int]:
     return seen
 
 
-async def test_a_long_file_is_truncated_in_steps(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_a_long_file_is_truncated_in_steps(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(volume, "STEP", 1)
     wall = WallClock()
     async with opened_volume(MemoryStorage(), tmp_path / "one", wall=wall) as session:
         ino = await put(session.volume, b"long", LONG, durable=True)
