@@ -63,14 +63,14 @@ def server_record(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[S3
         yield made, server.account
 
 
-_KINDS = [
+STORAGES = [
     pytest.param(f"{kind}{decorated}", marks=needs_server if kind == "server" else [])
     for decorated in ("", " decorated")
     for kind in ("memory", "filesystem", "s3", "server")
 ]
 
 
-@pytest.fixture(params=_KINDS)
+@pytest.fixture(params=STORAGES)
 async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Storage]:
     kind, _, decorated = request.param.partition(" ")
     made: Storage
