@@ -13,13 +13,11 @@ A cancelled call returns at once and its thread ends by itself: a cancelled `put
 """
 
 import os
-from base64 import b64encode
 from collections.abc import AsyncGenerator, Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
-from zlib import crc32
 
 import trio
 from botocore.config import Config
@@ -40,6 +38,7 @@ from infinitfs.errors import (
 )
 from infinitfs.storage.account import Account, session
 from infinitfs.storage.base import Buffer, ObjectInfo, Storage
+from infinitfs.storage.body import Body, checksum
 from infinitfs.storage.naming import check_key, check_prefix, is_key
 from infinitfs.storage.s3_errors import FAILURES, bucket_region, explain, forget
 
@@ -171,8 +170,8 @@ class S3Storage(Storage):
 
         def write() -> None:
             if self._checksums:
-                extra["ChecksumCRC32"] = b64encode(crc32(data).to_bytes(4, "big")).decode()
-            body = bytes(data)  # botocore knows no memoryview; of bytes this is no copy
+                extra["ChecksumCRC32"] = checksum(data)
+            body = cast("bytes", Body(data))
             answer = self._client.put_object(Bucket=self._record.bucket, Key=self._folder + key, Body=body, **extra)
             self._recognize("ETag" in answer)
 
