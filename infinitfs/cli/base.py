@@ -6,10 +6,8 @@ traceback unless `--debug` asks for it. Loading this module imports nothing heav
 """
 
 import importlib
-import json
 import os
 import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
@@ -126,8 +124,12 @@ def sentence_of(error: BaseException) -> tuple[str, int]:
 def _report(error: BaseException, *, as_json: bool, debug: bool) -> int:
     sentence, exit_code = sentence_of(error)
     if debug:
+        import traceback
+
         traceback.print_exception(error)
     if as_json:
+        import json
+
         print(json.dumps({"error": sentence, "exit_code": exit_code}), flush=True)
     else:
         print(sentence, file=sys.stderr)

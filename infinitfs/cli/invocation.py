@@ -5,8 +5,6 @@ Invariant: data goes to standard output, everything else to standard error; with
 carries nothing but JSON. A passphrase is looked for once a user.
 """
 
-import getpass
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -51,6 +49,8 @@ class Invocation:
     @property
     def login(self) -> str:
         """The login name, empty where the system knows none (a container's bare user id)."""
+        import getpass
+
         try:
             return getpass.getuser()
         except (KeyError, OSError):
@@ -100,7 +100,7 @@ class Invocation:
 
     def answer(self, data: Mapping[str, Any], text: str) -> None:
         """The one answer of a command: `data` with `--json`, else `text`."""
-        print(json.dumps(data) if self.json else text)
+        print(_as_json(data) if self.json else text)
 
     def answer_fields(self, data: Mapping[str, Any]) -> None:
         """The one answer of a command that shows a thing: its fields that are not empty, one a line."""
@@ -114,7 +114,7 @@ class Invocation:
         text."""
         if self.json:
             for row in rows:
-                print(json.dumps(row))
+                print(_as_json(row))
             return
         cells = [[str(row.get(column, "")) for column in columns] for row in rows]
         if not cells:
@@ -130,6 +130,12 @@ def check_new(collection: "Collection[Any]", noun: str, name: str) -> None:
     """Raise InvalidName or AlreadyExists before any work is done for a record that could not be kept."""
     if collection.path(name).exists():
         raise AlreadyExists(kind=noun, name=name)
+
+
+def _as_json(data: Mapping[str, Any]) -> str:
+    import json
+
+    return json.dumps(data)
 
 
 def _as_text(value: Any) -> str:

@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
-from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -57,7 +56,7 @@ def _open_streams() -> None:
     file is printed with the bytes that it has."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115  # for as long as this runs
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123  # for as long as this runs
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")
 

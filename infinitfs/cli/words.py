@@ -7,7 +7,6 @@ that are no text are refused before a command begins, but where they only name w
 
 import os
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import click
@@ -41,6 +40,8 @@ class Word(Text):
         if self._kinds == ["FILE"]:
             return value
         if self._kinds == ["DIR"]:  # which counts from here
+            from pathlib import Path
+
             super().convert(str(Path(value).absolute()), param, ctx)
         return super().convert(value, param, ctx)
 
