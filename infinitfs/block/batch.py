@@ -43,8 +43,11 @@ class Ending(NamedTuple):
     provisional: int
 
 
-Stored = tuple[tuple[int, int, int | None], ...]
-"""What became of a request but its tail: (offset, length, block number) a piece, None for zeros."""
+Piece = tuple[int, int, int | None]
+"""Offset in the file, length, and block number, None for zeros."""
+
+Stored = tuple[Piece, ...]
+"""What became of a request but its tail."""
 
 
 class Cut:

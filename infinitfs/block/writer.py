@@ -199,7 +199,10 @@ class Storing:
 
     async def cut(self, requests: Sequence[Request]) -> list[Cut]:
         """Cut a batch to its end; those of its blocks that are not stored yet are on their way then. One at a time."""
-        cuts = [Cut(request) for request in requests]
+        cuts: list[Cut] = []
+        for part in _steps(requests):
+            cuts += [Cut(request) for request in part]
+            await trio.lowlevel.checkpoint()
         for window in self._writer.windows(cuts):
             blocks = await self._writer.cut(window)
             unknown = [id for id in blocks if id not in self._seen]
@@ -228,10 +231,14 @@ class Storing:
 
     async def stored(self, cuts: Sequence[Cut]) -> list[Stored]:
         """What became of a batch, once all its blocks are durable."""
-        for _, id in (piece for cut in cuts for piece in cut.pieces):
-            while id is not None and id not in self._numbers:
-                await self._added.wait()
-        return [cut.stored(self._numbers) for cut in cuts]
+        stored: list[Stored] = []
+        for some in _steps(cuts):
+            for _, id in (piece for cut in some for piece in cut.pieces):
+                while id is not None and id not in self._numbers:
+                    await self._added.wait()
+            stored += [cut.stored(self._numbers) for cut in some]
+            await trio.lowlevel.checkpoint()
+        return stored
 
 
 def _smaller(compressor: zstandard.ZstdCompressor, data: Buffer) -> Buffer:

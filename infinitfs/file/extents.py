@@ -8,6 +8,9 @@ hole and reads as zeros.
 from collections.abc import Iterable
 from typing import NamedTuple
 
+END = 2**63 - 1
+"""Behind the last byte that any file can have."""
+
 
 class Extent(NamedTuple):
     """`length` bytes of the file at `offset` are bytes `[skip, skip + length)` of block number `block`."""

@@ -2,18 +2,18 @@
 
 Above: `volume.Volume` keeps a `File` for every inode that is open or dirty, reads through `overlay` and commits what
 a flush gives. Below: `dirty`, `extents`, and the forms of `block.batch`.
-Invariant: the content of a file is its stored extents, under what flushes took and have not committed yet, the newer
-over the older, under `dirty`; each hides what is below it. Flushes end in the order in which they began. A core without
-I/O: no await, no clock.
+Invariant: the content of a file is its stored extents, under what flushes took and have not committed to their end, the
+newer over the older, under `dirty`; each hides what is below it. Flushes end in the order in which they began. A core
+without I/O: no await, no clock.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from infinitfs.block.batch import Ending, Request, Stored
+from infinitfs.block.batch import Ending, Piece, Request
 from infinitfs.file.dirty import Bytes, DirtyRanges, Run
-from infinitfs.file.extents import Edit, Extent
+from infinitfs.file.extents import END, Edit, Extent
 from infinitfs.file.readahead import ReadAhead
 
 _CARRY = 4  # a provisional block is cut again once the bytes appended to it are a quarter of it
@@ -27,7 +27,7 @@ class _Flush:
     ranges: DirtyRanges
     requests: list[Request]
     fresh: list[tuple[int, int]] = field(default_factory=list)
-    clip: int = 2**63 - 1
+    clip: int = END
 
 
 class File:
@@ -138,7 +138,7 @@ class File:
         if number > self._intent:
             self._intent, self.intended = number, times
 
-    # --- a flush: begin, how it was cut, then exactly one of finish and abort; before it is cut no other begins
+    # --- a flush: begin, how it was cut, then its edits and its end, or abort; before it is cut no other begins
 
     def begin_flush(self, *, whole: bool) -> list[Request]:
         """Take the dirty ranges. Unless `whole`, the range that is being appended to keeps its tail in memory."""
@@ -171,21 +171,34 @@ class File:
                 untouched = not self.dirty.overlay(end - provisional, provisional)
                 self._tail = (end - provisional, request.last(provisional)) if provisional and untouched else None
 
-    def finish_flush(self, stored: Sequence[Stored]) -> list[Edit]:
-        """The edits of the extent map that the oldest flush asks for, now that it is stored."""
-        flush = self._flushes.popleft()
-        edits = []
-        for request, pieces in zip(flush.requests, stored, strict=True):
-            offset, length, _ = pieces[-1] if pieces else (request.offset, 0, None)
-            end = min(offset + length, flush.clip)
-            extents = tuple(
-                Extent(offset, min(length, flush.clip - offset), block, 0)
-                for offset, length, block in pieces
-                if block is not None and offset < flush.clip
-            )
-            if end > request.offset:
-                edits.append(Edit(request.offset, end, extents))
+    def edits(self, pieces: Iterable[Piece]) -> list[Edit]:
+        """What has to become of the extent map now that these pieces of the oldest flush, in order, are stored."""
+        clip = self._flushes[0].clip
+        edits: list[Edit] = []
+        begin = end = -1
+        extents: list[Extent] = []
+        for offset, length, block in pieces:
+            if offset >= clip:
+                break
+            if offset != end:
+                if end > begin:
+                    edits.append(Edit(begin, end, tuple(extents)))
+                begin, extents = offset, []
+            end = min(offset + length, clip)
+            if block is not None:
+                extents.append(Extent(offset, end - offset, block, 0))
+        if end > begin:
+            edits.append(Edit(begin, end, tuple(extents)))
         return edits
+
+    @property
+    def last_flush(self) -> bool:
+        """Whether memory has nothing of the file but what the oldest flush took."""
+        return len(self._flushes) == 1 and not self.dirty
+
+    def end_flush(self) -> None:
+        """All that the oldest flush took is in the extent map."""
+        self._flushes.popleft()
 
     def abort_flush(self, now: float) -> None:
         """The newest flush failed, and all that are older are to follow: what it took is dirty again, under what was

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 
 from infinitfs.block.index import Location, NewFrame
 from infinitfs.block.pack import Entry
-from infinitfs.file.extents import Edit, Extent, edited
+from infinitfs.file.extents import END, Edit, Extent, edited
 from infinitfs.volume.database import Database
 from infinitfs.volume.inodes import GATHERED
 
-END = 2**63 - 1  # behind the last byte any file can have
 _KEPT = 8192  # extents in memory, about 5 MiB
 STEP = 64  # extents that go without letting another task run, in some 2 ms
 _LEAST = 4096  # bytes that extents have, but for a few
@@ -239,10 +238,6 @@ class Blocks:
         bytes have left memory."""
         if ino in self._lost and self._database.failed is not None:
             raise self._database.failed
-
-    def lose(self, ino: int) -> None:
-        """What a flush took of the file could not be entered."""
-        self._lost.add(ino)
 
     def _overlapping(self, ino: int, edits: Sequence[Edit]) -> list[Extent]:
         """The extents that edits touch, in order."""

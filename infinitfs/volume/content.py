@@ -2,7 +2,8 @@
 
 Above: `volume.Volume`. Below: `blocks` (where the extents of a file lie), `block.reader` (what is in them),
 `file.file` (what is in memory only).
-Invariant: a read sees one moment of a file: what a flush moves from memory to the extents is in exactly one of them.
+Invariant: a read sees one moment of a file: what a flush moves from memory to the extents lies over these until all of
+it is there.
 """
 
 from contextlib import suppress

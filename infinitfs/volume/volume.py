@@ -26,10 +26,10 @@ from infinitfs.errors import (
     LocalDiskFailed,
     ReadOnly,
 )
-from infinitfs.file.extents import Edit
+from infinitfs.file.extents import END, Edit
 from infinitfs.storage.base import Buffer
 from infinitfs.transfer.background import together
-from infinitfs.volume.blocks import END, STEP, Blocks
+from infinitfs.volume.blocks import STEP, Blocks
 from infinitfs.volume.checkpoint import Checkpointer
 from infinitfs.volume.clock import Clock
 from infinitfs.volume.collector import Collector, Freed

@@ -3,33 +3,35 @@
 Above: `volume.Volume` (write, fsync, drain). Below: `file.file`, `block.writer`, `namespace`, `blocks`, `publisher`.
 
 Invariants.
-- The order of every flush, asked for or not: frames durable in the staged pack, then the extents, size and times of
-  their files in one step of the database. Metadata never refers to a block that is not durable.
+- The order of every flush, asked for or not: frames durable in the staged pack, then extents, size and times of their
+  files, STEP extents and what they make of the size in one step of the database. Metadata never refers to a block that
+  is not durable.
 - Flushes are under `lock`. While there is much to flush, and nobody waits for the lock, one batch is cut while the ones
   before it are on their way to the disk; they are committed in the order in which they began, and where one fails, so
   do those behind it. Between the beginning of a flush and its end new writes go to fresh dirty ranges, truncations clip
   what is being flushed.
-- What an intent made durable of a file is flushed as a whole, and the step that commits it ends the intent.
+- With the last step of a file, and not before, the bytes leave memory and its intents end: until then an fsync has an
+  intent of all that it saw, though a part of it is in the tables, for an older intent would bring older bytes back over
+  these. What an intent made durable is flushed as a whole.
 - Callers that wait together share a flush: who gets the lock takes every file that was asked for until then.
 """
 
 import logging
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
 import trio
 
-from infinitfs.block.batch import Cut, Request
+from infinitfs.block.batch import Cut, Piece, Request, Stored
 from infinitfs.block.writer import BlockWriter, Storing
 from infinitfs.errors import InfinitfsError, NoSpace, NoSuchEntry
 from infinitfs.file.dirty import Bytes
-from infinitfs.file.extents import Edit
 from infinitfs.file.file import File
 from infinitfs.transfer.background import together
-from infinitfs.volume.blocks import Blocks
+from infinitfs.volume.blocks import STEP, Blocks
 from infinitfs.volume.intents import Change, Intents
 from infinitfs.volume.namespace import Namespace
 from infinitfs.volume.publisher import Publisher
@@ -49,7 +51,7 @@ _MUCH = 32 * 2**20  # up to so many: they are written to the disk twice
 _ENTRY = 16  # bytes, more than what an intent says of a piece beside its own
 _STRIDE = 256  # ranges that are looked at without letting another task run
 _TAILS = 16 * 2**20  # bytes of last blocks that all files together may keep
-_STEP = 16  # files that are committed without letting another task run
+_FILE = 4  # extents that it takes as long as to commit a file
 
 
 @dataclass(slots=True)
@@ -326,25 +328,61 @@ class WriteBack:
             stored = iter(await storing.stored(batch.cuts))
             with trio.CancelScope(shield=True):  # a batch behind it may fail meanwhile
                 self.trouble = None
-                while batch.files:
-                    # One step a file: its extents, its size and what is left of it in memory. Between files others may
-                    # run.
-                    if len(batch.files) % _STEP == 0:
-                        await trio.lowlevel.checkpoint()
-                    file, count = batch.files.popleft()
-                    before = file.bytes_in_memory
-                    try:
-                        self._commit(file, file.finish_flush(list(islice(stored, count))))
-                    except InfinitfsError:
-                        self._blocks.lose(file.ino)
-                        raise
-                    self._intents.contain(file.ino, batch.intended if file.has_content else self._intents.last)
-                    self.bytes += file.bytes_in_memory - before
-                    self._keep_tail(file)
+                await self._commit(batch, stored)
             self._batches.popleft()
             self._publisher.changed()
             self._notify()
             self._stir()
+
+    async def _commit(self, batch: _Batch, stored: Iterator[Stored]) -> None:
+        """Step by step; between two of them others may run."""
+        entered = 0
+        while batch.files:
+            file, count = batch.files[0]
+            pieces = [piece for some in islice(stored, count) for piece in some]
+            rest = max(len(pieces) - 1, 0) // STEP * STEP
+            for done in range(0, rest, STEP):
+                self._enter(file, pieces[done : done + STEP], clean=False)
+                await trio.lowlevel.checkpoint()
+            self._end(file, pieces[rest:], batch.intended)
+            batch.files.popleft()
+            entered += len(pieces) - rest + _FILE
+            if entered >= STEP:
+                entered = 0
+                await trio.lowlevel.checkpoint()
+
+    def _end(self, file: File, pieces: Sequence[Piece], intended: int) -> None:
+        """The last step of a file. Memory forgets nothing before the tables have all of it."""
+        clean = file.last_flush
+        self._enter(file, pieces, clean=clean)
+        self._intents.contain(file.ino, self._intents.last if clean else intended)
+        before = file.bytes_in_memory
+        file.end_flush()
+        self.bytes += file.bytes_in_memory - before
+        file.error = None
+        if clean:  # else an intent that is left may bring older times back: the next must have these
+            file.mtime = file.ctime = None
+            self._dirty.pop(file.ino, None)
+            self.at_clean(file)
+        self._keep_tail(file)
+
+    def _enter(self, file: File, pieces: Sequence[Piece], *, clean: bool) -> None:
+        """Pieces of a file into its extents, what they make of its size, and its times; a file that is `clean` then has
+        the size that programs see. Nothing where it was removed: blocks that nobody refers to are collected."""
+        try:
+            inode = self._namespace.inode(file.ino)
+        except NoSuchEntry:
+            return
+        fields = {}
+        if edits := file.edits(pieces):
+            fields["allocated"] = self._blocks.edit(file.ino, edits, inode.allocated)
+            fields["size"] = file.size if clean else max(inode.size, min(file.size, edits[-1].end))
+        if file.mtime is not None:
+            fields["mtime"] = file.mtime
+        if file.ctime is not None:
+            fields["ctime"] = file.ctime
+        if fields:
+            self._namespace.update(file.ino, **fields)
 
     def _abort(self, error: BaseException) -> None:
         """Every file is as dirty as before, and knows why."""
@@ -384,29 +422,6 @@ class WriteBack:
         """Wake the writers that wait for memory."""
         self._flushed.set()
         self._flushed = trio.Event()
-
-    def _commit(self, file: File, edits: list[Edit]) -> None:
-        try:
-            inode = self._namespace.inode(file.ino)
-        except NoSuchEntry:
-            self._dirty.pop(file.ino, None)
-            return  # removed while it was flushed; blocks nobody refers to are collected
-        fields = {}
-        if edits:
-            fields["allocated"] = self._blocks.edit(file.ino, edits, inode.allocated)
-            stored_end = max(edit.end for edit in edits)
-            fields["size"] = max(inode.size, min(file.size, stored_end)) if file.has_content else file.size
-        if file.mtime is not None:
-            fields["mtime"] = file.mtime
-        if file.ctime is not None:
-            fields["ctime"] = file.ctime
-        file.error = None
-        if not file.has_content:  # else an intent that is left may bring older times back: the next must have these
-            file.mtime = file.ctime = None
-            self._dirty.pop(file.ino, None)
-            self.at_clean(file)
-        if fields:
-            self._namespace.update(file.ino, **fields)
 
 
 def _is_little(pieces: list[tuple[int, Bytes]]) -> bool:

@@ -11,16 +11,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from infinitfs.block.batch import Ending, Request, Stored
+from infinitfs.block.batch import Ending, Piece, Request, Stored
 from infinitfs.block.cutting import ContentCutter, Cutter, FixedCutter
 from infinitfs.file.dirty import Bytes
-from infinitfs.file.extents import Edit, Extent, edited
+from infinitfs.file.extents import END, Edit, Extent, edited
 from infinitfs.file.file import File
 
 CUTTERS: list[Cutter] = [ContentCutter(random.Random(1).randbytes(2048), 64, 256, 512, 16), FixedCutter(64)]
 CONTENT = CUTTERS[0]
 LONGEST = 4096
-FAR = 2**63 - 1
 
 
 class Store:
@@ -74,7 +73,9 @@ def finish(file: File, store: Store, taken: Sequence[Request], now: float = 0.0)
     """The end of a flush that has no other behind it."""
     endings, stored = store.store(taken)
     file.note_cut(endings, now)
-    return file.finish_flush(stored)
+    edits = file.edits([piece for some in stored for piece in some])
+    file.end_flush()
+    return edits
 
 
 def content_of(file: File, store: Store) -> bytes:
@@ -96,7 +97,7 @@ class Intent:
     """What an fsync made durable without a flush."""
 
     pieces: list[tuple[int, Bytes]]
-    clip: int = FAR
+    clip: int = END
 
 
 class AgainstBytes(RuleBasedStateMachine):
@@ -105,7 +106,7 @@ class AgainstBytes(RuleBasedStateMachine):
         self.file = File(1, 0)
         self.model = bytearray()
         self.taken: list[Request] | None = None  # by a flush that is not cut yet
-        self.cut: deque[list[Stored]] = deque()  # what became of those that are, the oldest first
+        self.cut: deque[list[Piece]] = deque()  # what became of those that are, the oldest first
         self.now = 0.0
         self.intents: list[Intent] = []
         self.taken_intents: deque[Intent | None] = deque()
@@ -146,7 +147,7 @@ class AgainstBytes(RuleBasedStateMachine):
 
     def _truncate(self, size: int) -> None:
         self.file.truncate(size)
-        self.store.extents = edited(self.store.extents, [Edit(size, FAR, ())])
+        self.store.extents = edited(self.store.extents, [Edit(size, END, ())])
         del self.model[size:]
         self.model.extend(bytes(size - len(self.model)))
         del self.fsynced[size:]
@@ -181,14 +182,25 @@ class AgainstBytes(RuleBasedStateMachine):
         endings, stored = self.store.store(self.taken)
         self.file.note_cut(endings, self.now)
         self.taken = None
-        self.cut.append(stored)
+        self.cut.append([piece for some in stored for piece in some])
+
+    @precondition(lambda self: self.cut)
+    @rule(count=st.integers(1, 3))
+    def enter(self, count: int) -> None:
+        """Some of the extents of a flush, the bytes of which stay in memory."""
+        pieces = self.cut[0]
+        self.store.edit(self.file.edits(pieces[:count]))
+        del pieces[:count]
 
     @precondition(lambda self: self.cut)
     @rule()
     def finish(self) -> None:
-        self.store.edit(self.file.finish_flush(self.cut.popleft()))
+        clean = self.file.last_flush
+        self.store.edit(self.file.edits(self.cut.popleft()))
+        self.file.end_flush()
+        assert clean == (not self.file.has_content)
         last = self.taken_intents.popleft()
-        if not self.file.has_content:
+        if clean:
             self.intents.clear()
         elif last in self.intents:
             del self.intents[: self.intents.index(last) + 1]
@@ -279,7 +291,8 @@ def test_a_tail_stays_dirty_until_a_whole_flush() -> None:
     endings, stored = store.store(file.begin_flush(whole=False))
     file.note_cut(endings, 8.0)
     assert file.bytes_in_memory == 100, "it does not count twice"
-    assert file.finish_flush(stored) == [Edit(0, 64, (Extent(0, 64, 0, 0),))]
+    assert file.edits(stored[0]) == [Edit(0, 64, (Extent(0, 64, 0, 0),))]
+    file.end_flush()
     assert [run.offset for run in file.dirty.runs()] == [64]
     assert file.dirty_since == 8.0 and file.bytes_in_memory == 36
 

@@ -6,17 +6,19 @@ happens; files of a home are real, so a home that is copied while it is in use i
 """
 
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import apsw
+import pytest
 import trio
 import trio.testing
 
 from infinitfs.config.paths import Paths
-from infinitfs.errors import ObjectExists
+from infinitfs.errors import InfinitfsError, ObjectExists
 from infinitfs.keys.identity import Identity
 from infinitfs.mount.compose import Composition, Machine
 from infinitfs.mount.folders import Folders
@@ -131,6 +133,20 @@ def copy_of(storage: MemoryStorage) -> MemoryStorage:
     copy = MemoryStorage()
     copy.objects = dict(storage.objects)
     return copy
+
+
+async def settle_in_vain(volume: Volume, breaks: Callable[[], bool]) -> None:
+    """Have everything flushed; once `breaks`, between two steps of it, the database fails."""
+
+    async def fail() -> None:
+        while not breaks():
+            await trio.lowlevel.checkpoint()
+        volume.database.fail(apsw.IOError("as planned"))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fail)
+        with pytest.raises(InfinitfsError):
+            await volume.settle()
 
 
 async def drained(session: Session) -> None:

@@ -12,10 +12,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from infinitfs.block.index import Location, NewFrame
 from infinitfs.errors import LocalDiskFailed
-from infinitfs.file.extents import Edit, Extent
+from infinitfs.file.extents import END, Edit, Extent
 from infinitfs.transfer.files import inline
 from infinitfs.volume import blocks as module
-from infinitfs.volume.blocks import END, Blocks
+from infinitfs.volume.blocks import Blocks
 from infinitfs.volume.database import Database
 from infinitfs.volume.inodes import GATHERED
 

@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from infinitfs.errors import InfinitfsError
-from infinitfs.file.extents import Edit, Extent
+from infinitfs.file.extents import END, Edit, Extent
 from infinitfs.keys import frame
 from infinitfs.mount.session import Session
 from infinitfs.storage.memory import MemoryStorage
 from infinitfs.volume import publisher
-from infinitfs.volume.blocks import END
 from infinitfs.volume.database import Database
 from infinitfs.volume.journal import JOURNAL
 from infinitfs.volume.namespace import ROOT

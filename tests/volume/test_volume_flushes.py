@@ -1,20 +1,35 @@
 """Flushes of what is too much for memory: one batch is cut while others are on their way to the disk."""
 
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
+import apsw
 import pytest
 import trio
 import trio.testing
 from trio.testing import MockClock
 
-from infinitfs.errors import NoSpace
+from infinitfs.errors import InfinitfsError, LocalDiskFailed, NoSpace
 from infinitfs.mount.session import Session
 from infinitfs.storage.memory import MemoryStorage
 from infinitfs.volume import writeback
+from infinitfs.volume.intents import Intents
 from infinitfs.volume.namespace import ROOT
+from infinitfs.volume.volume import Volume
 from tests.support.held import Held
-from tests.support.volumes import FILE, content, copy_of, drained, killed, make_volume, opened_volume
+from tests.support.volumes import (
+    FILE,
+    content,
+    copy_of,
+    drained,
+    killed,
+    make_volume,
+    opened_volume,
+    put,
+    settle_in_vain,
+)
 
 HIGH = 100_000
 """Enough for a pack."""
@@ -253,3 +268,195 @@ async def test_who_writes_on_hears_once_of_a_flush_that_failed_meanwhile(
         assert await content(session.volume, ino) == noise(1000) + b"more"
         session.volume.close(ino)
     caplog.clear()
+
+
+# --- a file of many ranges ---
+
+OLD = noise(80_000, 2)
+APART = 500
+RANGES = range(0, len(OLD), APART)
+
+
+@pytest.fixture
+def short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writeback, "STEP", 2)
+
+
+async def scattered(session: Session, *, durable: bool = False) -> tuple[int, bytearray]:
+    """A file that is stored, open and written to in as many places, and what it holds."""
+    volume = session.volume
+    ino = await put(volume, b"file", OLD, durable=True)
+    await volume.settle()
+    volume.open(ino)
+    model = bytearray(OLD)
+    for place in RANGES:
+        model[place : place + 50] = noise(50, place)
+        await volume.write(ino, place, bytes(model[place : place + 50]))
+    if durable:
+        await volume.fsync(ino)
+    return ino, model
+
+
+def extents(session: Session, ino: int) -> int:
+    return session.volume.database.value("SELECT count(*) FROM extents WHERE ino = ?", (ino,))
+
+
+async def settled(volume: Volume, look: Callable[[], Awaitable[None]]) -> None:
+    """Have everything flushed, and `look` whenever others get their turn meanwhile."""
+    over = trio.Event()
+
+    async def settle() -> None:
+        await volume.settle()
+        over.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(settle)
+        while not over.is_set():
+            await trio.lowlevel.checkpoint()
+            await look()
+
+
+def pieces_of(found: bytes) -> set[str]:
+    """What became of the ranges: each is of the one moment or of the other."""
+    states = set()
+    for place in RANGES:
+        piece, rest = found[place : place + 50], slice(place + 50, place + APART)
+        assert found[rest] == OLD[rest]
+        assert piece in (OLD[place : place + 50], noise(50, place))
+        states.add("old" if piece == OLD[place : place + 50] else "new")
+    return states
+
+
+@pytest.mark.usefixtures("short_steps")
+async def test_others_are_served_while_many_ranges_are_flushed(tmp_path: Path, autojump_clock: MockClock) -> None:
+    storage = MemoryStorage()
+    async with opened_volume(storage, tmp_path / "one") as session:
+        volume = session.volume
+        ino, model = await scattered(session)
+        seen = [extents(session, ino)]
+        changes = {
+            2: (100, b"behind what is being flushed"),
+            4: (RANGES[-30] - 100, b"before it"),
+            5: (RANGES[-60], b"and on it"),
+        }
+
+        async def look() -> None:
+            if extents(session, ino) == seen[-1]:
+                return
+            seen.append(extents(session, ino))
+            if change := changes.get(len(seen)):
+                model[change[0] : change[0] + len(change[1])] = change[1]
+                await volume.write(ino, *change)
+            if len(seen) == 7:
+                del model[RANGES[-20] + 10 :]
+                await volume.set_attributes(ino, size=len(model))
+            if len(seen) % 3 == 0:
+                assert await content(volume, ino) == model
+
+        await settled(volume, look)
+        assert len(seen) > 8, "in many steps"
+        assert await content(volume, ino) == model
+        await drained(session)
+        volume.close(ino)
+    assert await seen_elsewhere(storage, tmp_path / "other") == model
+
+
+@pytest.mark.usefixtures("short_steps")
+@pytest.mark.parametrize("durable", [True, False])
+async def test_a_crash_between_steps_leaves_what_was_fsynced(
+    tmp_path: Path, autojump_clock: MockClock, durable: bool
+) -> None:
+    storage = MemoryStorage()
+    crashes: list[tuple[Path, MemoryStorage]] = []
+    async with opened_volume(storage, tmp_path / "one") as session:
+        volume = session.volume
+        ino, _ = await scattered(session, durable=durable)
+        await volume.write(ino, len(OLD), b"longer")
+        known = [extents(session, ino)]
+
+        async def look() -> None:
+            if extents(session, ino) > known[-1] + 30:
+                known.append(extents(session, ino))
+                volume.database.commit()  # as its timer does
+                home = killed(tmp_path / "one", tmp_path / f"killed-{len(crashes)}")
+                crashes.append((home, copy_of(storage)))
+
+        await settled(volume, look)
+        volume.close(ino)
+    assert len(crashes) > 4
+    for home, then in crashes:
+        async with opened_volume(then, home) as session:
+            found = await content(session.volume, ino)
+            states = pieces_of(found)
+            assert states == {"new"} if durable else states <= {"old", "new"}
+            assert found[len(OLD) :] in (b"", b"longer")
+            await drained(session)
+            assert await content(session.volume, ino) == found
+
+
+@pytest.mark.usefixtures("short_steps")
+async def test_an_fsync_between_steps_counts_though_an_older_one_is_there(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """What it is about is in the tables in part, and the older intent is played back over these."""
+    storage, newer = MemoryStorage(), b"2" * 50
+    crashes: list[tuple[Path, MemoryStorage]] = []
+    async with opened_volume(storage, tmp_path / "one") as session:
+        volume = session.volume
+        ino, model = await scattered(session, durable=True)
+        for place in (RANGES[0], RANGES[-1]):
+            model[place : place + 50] = newer
+            await volume.write(ino, place, newer)
+        before = extents(session, ino)
+
+        async def look() -> None:
+            if not crashes and extents(session, ino) > before + 40:
+                await volume.fsync(ino)
+                home = killed(tmp_path / "one", tmp_path / "killed")
+                crashes.append((home, copy_of(storage)))
+                assert vars(volume)["_write_back"].bytes, "the flush goes on"
+
+        await settled(volume, look)
+        volume.close(ino)
+    ((home, then),) = crashes
+    async with opened_volume(then, home) as session:
+        assert await content(session.volume, ino) == model
+
+
+async def test_an_intent_that_cannot_be_ended_leaves_the_bytes_in_memory(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(self: Intents, ino: int, number: int) -> None:
+        raise session.volume.database.fail(apsw.IOError("as planned"))
+
+    with pytest.raises(LocalDiskFailed):
+        async with opened_volume(MemoryStorage(), tmp_path / "one") as session:
+            ino = await put(session.volume, b"file", OLD, durable=True)
+            monkeypatch.setattr(Intents, "contain", fail)
+            with pytest.raises(LocalDiskFailed):
+                await session.volume.settle()
+            assert vars(session.volume)["_write_back"].bytes == len(OLD)
+            file = vars(session.volume)["_in_core"].get(ino)
+            assert b"".join(bytes(piece) for _, piece in file.overlay(0, len(OLD))) == OLD
+    assert "as planned" in caplog.text
+    caplog.clear()
+
+
+@pytest.mark.usefixtures("short_steps")
+async def test_a_database_that_fails_between_steps_leaves_no_wrong_bytes(
+    tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = MemoryStorage()
+    with pytest.raises(InfinitfsError):
+        async with opened_volume(storage, tmp_path / "one") as session:
+            volume = session.volume
+            ino, model = await scattered(session)
+            before = extents(session, ino)
+            await settle_in_vain(volume, lambda: extents(session, ino) >= before + 20)
+            with suppress(LocalDiskFailed):
+                assert await content(volume, ino) == model
+            home = killed(tmp_path / "one", tmp_path / "killed")
+    assert "as planned" in caplog.text
+    caplog.clear()
+    async with opened_volume(copy_of(storage), home) as session:
+        pieces_of(await content(session.volume, ino))

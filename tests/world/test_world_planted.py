@@ -82,13 +82,13 @@ def test_intents_that_outlive_their_flush(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_intents_that_a_truncation_does_not_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Intents, "clip", lambda self, ino, size: None)
-    _assert_found(start=1195)
+    _assert_found(start=1295)
 
 
 def test_a_flush_that_forgets_the_ones_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Size, times and intents of a file are settled though a later batch has newer bytes of it."""
-    monkeypatch.setattr(File, "has_content", property(lambda self: bool(self.dirty)))
-    _assert_found(start=60)
+    monkeypatch.setattr(File, "last_flush", property(lambda self: not self.dirty))
+    _assert_found(start=140)
 
 
 def test_records_without_what_was_fsynced_before_their_changes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -238,7 +238,8 @@ class Life:
             for name, size in (sizes | (_SMALL_MEMORY if self.world.is_small else {})).items():
                 patched.enter_context(mock.patch.object(writeback, name, size))
             if self.world.is_small:
-                patched.enter_context(mock.patch.object(removal, "STEP", 2))
+                for module in removal, writeback:
+                    patched.enter_context(mock.patch.object(module, "STEP", 2))
             await self._run()
 
     async def _run(self) -> None:
