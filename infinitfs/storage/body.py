@@ -1,6 +1,6 @@
 """The body of a request that sends bytes, as the client reads it, and the checksum that goes with it.
 
-Above: `s3`. Below: nothing but ISA-L, where it is made for the processor.
+Above: `s3`. Below: ISA-L, where it is made for the processor, else zlib.
 Invariant: nothing is copied; every piece is a view of what is sent.
 
 Of bytes botocore makes a file, and urllib3 reads 16 KiB at a time of a file: a pack takes 512 calls to send, and as

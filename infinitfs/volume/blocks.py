@@ -20,7 +20,7 @@ from infinitfs.volume.database import Database
 from infinitfs.volume.inodes import GATHERED
 
 _KEPT = 8192  # extents in memory, about 5 MiB
-STEP = 64  # extents that go without letting another task run, in some 2 ms
+STEP = 64  # extents that come or go without letting another task run, in some 2 ms
 _LEAST = 4096  # bytes that extents have, but for a few
 
 
