@@ -40,6 +40,7 @@ Parameter = int | bytes | str | None
 
 LOG_LIMIT = 16 * 2**20  # bytes of log after which it is copied into the main file
 LOG_RESERVE = 2 * LOG_LIMIT  # bytes of disk that the log has from the start, so that a full disk stops no commit
+_PASSES = 5  # of copying what is left of the log, while who can wait does
 
 CACHE = 256 * 2**20
 """Bytes of pages in memory, and no more than a sixteenth of the machine's: a volume of a million files fits. A look-up
@@ -81,6 +82,7 @@ class Database:
         path.touch(mode=0o600)  # SQLite gives its log the same mode
         self.connection = self.connect()
         self.connection.pragma("cache_size", -(min(CACHE, _memory() // 16) // 1024))
+        self.connection.pragma("journal_size_limit", LOG_RESERVE)  # once it starts over, after a reader kept it long
         self.connection.failure = self.fail
         self._execute = self.connection.cursor().execute  # always the same: a new one takes a third of a point query
         self.failed: InfinitfsError | None = None
@@ -100,7 +102,7 @@ class Database:
         self._syncing: trio.Event | None = None
         self._relieving = False
         self.resting: trio.Event | None = None
-        """Set while writers pause for the log to restart."""
+        """Fires when the log may have started over; None while nobody waits for that."""
         self.changed = trio.Event()
         """Fires at the next `begin`, for the commit timer."""
         self._log = -1
@@ -286,8 +288,14 @@ class Database:
     def unsynced(self) -> bool:
         return self.in_transaction or self._synced < self._commits
 
+    async def rested(self) -> None:
+        """Return once the log need not start over just now: who can wait with a change does it afterwards."""
+        while self.resting is not None:
+            await self.resting.wait()
+
     async def sync(self) -> None:
         """Commit, and return once every commit until now is on the disk. Raises LocalDiskFailed, NoSpace."""
+        await self.rested()
         self.commit()
         target = self._commits
         while True:
@@ -329,8 +337,9 @@ class Database:
     async def relieve(self) -> None:
         """Copy the log into the main file, so that it starts again from its beginning and stays short.
 
-        A first pass runs beside the writers; when little is left, writers pause for a second one: with the whole log
-        copied and no reader on it, SQLite's next commit starts the log over.
+        A first pass runs beside the writers; when little is left, who can wait does (`rested`) for a second one: with
+        the whole log copied and no reader on it, SQLite's next transaction starts the log over. One that was begun
+        during the pass does not, nor do those after it: then there is another pass.
         """
         if self._relieving:
             return
@@ -341,15 +350,19 @@ class Database:
             with trio.CancelScope(shield=True):
                 await self._offload(partial(_checkpoint, connection))
                 self.resting = trio.Event()
-                self.commit()
-                await self._offload(partial(_checkpoint, connection))
+                for _ in range(_PASSES):
+                    self.commit()
+                    commits = self._commits
+                    await self._offload(partial(_checkpoint, connection))
+                    if self._commits == commits and not self.in_transaction:
+                        break
         except apsw.FullError as error:
             _log.warning("The database's log cannot be copied now, it grows on: %s", error)
         except apsw.Error as error:
             self.fail(error)
         finally:
             self._relieving = False
-            self._relieve_at = max(LOG_LIMIT // PAGE_SIZE, self._log_pages * 2)  # a reader may keep it from restarting
+            self._relieve_at = self._log_pages + LOG_LIMIT // PAGE_SIZE  # a reader may keep it from starting over
             if self.resting is not None:
                 self.resting.set()
                 self.resting = None

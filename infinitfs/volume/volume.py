@@ -229,8 +229,8 @@ class Volume:
             raise self.publisher.fenced
         if self.database.failed is not None:
             raise self.database.failed
-        while self.database.resting is not None:
-            await self.database.resting.wait()
+        if self.database.resting is not None:
+            await self.database.rested()
 
     # --- names ---
 

@@ -354,6 +354,67 @@ async def test_relieve_shortens_the_log_while_writers_go_on(
     await database.sync()
 
 
+async def test_the_log_starts_over_though_others_commit_while_it_is_copied(tmp_path: Path) -> None:
+    """What cannot wait, as a flush between two steps, changes the database during a pass, and then during the next."""
+    made = create(tmp_path / "volume.db")
+    numbers = iter(range(3))
+
+    async def offload(function: Callable[[], T]) -> T:
+        result = function()
+        if made.resting is not None and (number := next(numbers, None)) is not None:
+            set_number(made, "during a pass", number)
+            if number == 1:
+                made.commit()
+        return result
+
+    vars(made)["_offload"] = offload
+    for number in range(100):
+        set_number(made, f"{number} " + "x" * 2000, number)
+        made.commit()
+    pages = vars(made)["_log_pages"]
+    await made.relieve()
+    assert next(numbers, None) is None
+    set_number(made, "a", 1)
+    made.commit()
+    assert vars(made)["_log_pages"] < pages / 2
+    assert get_number(made, "during a pass") == 2
+    made.close()
+
+
+async def test_a_log_that_a_reader_kept_gives_its_room_back(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = database.connect()
+    reader.execute("BEGIN; SELECT count(*) FROM numbers").fetchall()
+    source = random.Random(1)
+    longest = 0
+    while longest < module.LOG_RESERVE + 2**20:
+        for number in range(100):
+            set_number(database, f"{number}", number)
+            database.set_local(f"{number}", source.randbytes(4096))
+        database.commit()
+        longest = (tmp_path / "volume.db-wal").stat().st_size
+    await database.relieve()
+    assert not database.log_is_long, "not at every commit"
+    reader.close()
+    await database.relieve()
+    set_number(database, "a", 1)
+    database.commit()
+    assert (tmp_path / "volume.db-wal").stat().st_size == module.LOG_RESERVE
+
+
+async def test_a_sync_waits_until_the_log_may_have_started_over(database: Database) -> None:
+    set_number(database, "a", 1)
+    database.resting = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(database.sync)
+        await trio.testing.wait_all_tasks_blocked()
+        assert database.in_transaction
+        database.resting.set()
+        database.resting = None
+    assert not database.unsynced
+
+
 async def test_a_reader_keeps_the_log_and_relieve_is_not_tried_at_every_commit(database: Database) -> None:
     reader = database.connect()
     reader.execute("BEGIN; SELECT count(*) FROM numbers").fetchall()
