@@ -47,7 +47,7 @@ ROWS: dict[str, tuple[tuple[Scene, ...], tuple[type[Subject], ...]]] = {
     "b": (STORED[:1], (Nothing, Boto3, Both, Infinitfs)),
     "c": (STORED[1:], (Boto3, Infinitfs)),
     "d": (FOLDER + STORED, (Infinitfs, *PEERS)),
-    "e": ((limits.beside_upload,), (Infinitfs,)),
+    "e": ((limits.beside_upload,), (Both, Infinitfs)),
     "f": ((limits.growth,), (Infinitfs,)),
     "g": ((limits.starting,), (Infinitfs,)),
 }

@@ -1,6 +1,6 @@
-"""Scenes of infinitfs alone, which end in a figure with a limit: while it uploads, when it has grown, when it starts.
+"""Scenes that end in a figure with a limit: while infinitfs uploads, when it has grown, when it starts.
 
-Above: `__main__`, `acceptance`. Below: `scenes`, `checkpoints`, `subjects.Infinitfs`.
+Above: `__main__`, `acceptance`. Below: `scenes`, `checkpoints`, `raw`, `subjects`.
 Invariant: as in `scenes`.
 """
 
@@ -13,13 +13,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from benchmarks import checkpoints, storage, workloads
+from benchmarks import checkpoints, raw, storage, workloads
 from benchmarks.measuring import Meter, read_from_disk, resident_memory
 from benchmarks.scenes import Sizes
-from benchmarks.subjects import Infinitfs, Subject
+from benchmarks.subjects import Both, Infinitfs, Subject, wait_until
 from benchmarks.workloads import MIB, PAGE
 from tests.support.mounted import PROGRAM, STORAGE, USER, VOLUME, Home
 
@@ -42,25 +45,50 @@ FAR = 20
 _FOLDERS = 1000  # that the files of a large volume are spread over, and those of a small one
 _SMALL = 100  # bytes of a file in a large volume
 _ASKED = 2000  # files that are created and asked for, to see how fast
-_ROUNDS = 5  # of asking for as many others
+_STAT_TURNS = 15  # of asking for as many others
+_NEIGHBOURS = 10  # of a folder, that a program asks for which walks a tree
+_CREATE_TURNS = 3
 _PAUSE = 0.001  # seconds between two stats
 
 
 def beside_upload(subject: Subject, meter: Meter, sizes: Sizes) -> None:
-    """How long a stat takes that the kernel cannot answer, with nothing else to do and while a file uploads."""
-    assert isinstance(subject, Infinitfs)
+    """How long a stat takes that the kernel cannot answer, with nothing else to do and while a file uploads.
+
+    The filesystem that does nothing, beside boto3, tells what of it is the machine's.
+    """
     count = 5 * sizes.files // 4
     workloads.run(workloads.create, subject.folder, count)
     meter.forget_names()
     names = [f"file-{number:07d}" for number in range(count)]
     idle = _stats(subject.folder, names[: count // 5], lambda: False)
-    with _sending_nothing(subject):
-        workloads.run(workloads.write, subject.folder, "large", sizes.large)
-    busy = _stats(subject.folder, names[count // 5 :], lambda: subject.backlog == 0)
+    uploading = _boto3_uploading if isinstance(subject, Both) else _uploading
+    with uploading(subject, sizes.large) as over:
+        busy = _stats(subject.folder, names[count // 5 :], over)
     meter.figure("stat, idle", statistics.median(idle) * 1e3, "ms")
     meter.figure("stat while 1 GiB uploads", statistics.median(busy) * 1e3, "ms")
     meter.figure(STAT_BESIDE_UPLOAD, statistics.median(busy) / statistics.median(idle), "times")
     meter.figure(STAT_SLOWEST, statistics.quantiles(busy, n=100)[-1] * 1e3, "ms")
+
+
+@contextmanager
+def _uploading(subject: Subject, size: int) -> Iterator[Callable[[], bool]]:
+    """A file of the mount uploads at full rate in the block; whether that is over."""
+    assert isinstance(subject, Infinitfs)
+    with _sending_nothing(subject):
+        workloads.run(workloads.write, subject.folder, "large", size)
+    yield lambda: subject.backlog == 0
+
+
+@contextmanager
+def _boto3_uploading(subject: Subject, size: int) -> Iterator[Callable[[], bool]]:
+    """As much goes to the same server in the block, without a mount."""
+    assert isinstance(subject, Both)
+    path = f"both/{subject.place.name}"
+    with ThreadPoolExecutor() as threads:
+        moving = threads.submit(raw.run, raw.put_large, subject.bucket, path, size)
+        wait_until(lambda: moving.done() or bool(subject.bucket.stored(path)), "the first object")
+        yield moving.done
+        moving.result()
 
 
 @contextmanager
@@ -90,55 +118,74 @@ def _stats(folder: Path, names: list[str], over: Callable[[], bool]) -> list[flo
     return taken
 
 
+@dataclass(frozen=True)
+class _Grown:
+    """A volume of so many files, mounted."""
+
+    subject: Infinitfs
+    meter: Meter
+    files: int
+
+    def grow(self) -> None:
+        for number in range(_FOLDERS):
+            folder = self.subject.folder / f"folder-{number}"
+            folder.mkdir(exist_ok=True)
+            workloads.create(folder, self.files // _FOLDERS, _SMALL)
+        self.meter.quiet()
+
+    def ask(self, turn: int, together: int = 1) -> float:
+        """Seconds that a stat takes of any file, or of so many `together`; the kernel has forgotten all of them."""
+        self.meter.forget_names()
+        of_any = random.Random(turn).sample(range(0, self.files, together), min(_ASKED, self.files) // together)
+        files = [self.subject.folder / _file(first + n, self.files) for first in of_any for n in range(together)]
+        before = read_from_disk(self.subject.processes())
+        begin = time.perf_counter()
+        for file in files:
+            file.stat()
+        taken = (time.perf_counter() - begin) / len(files)
+        from_disk = (read_from_disk(self.subject.processes()) - before) / len(files)
+        neighbours = f", {together} neighbours" if together > 1 else ""
+        self.meter.rate(f"stat among {self.files:,} files{neighbours}", "files/s", (taken, 1))
+        self.meter.figure(f"read from the disk for it{neighbours}, {self.files:,} files", from_disk / 1024, "KiB")
+        return taken
+
+    def create(self, turn: int) -> float:
+        """Seconds that it takes to create one more."""
+        step = f"create beside {self.files:,} files"
+        first = self.files + turn * _ASKED
+        seconds, count = self.meter.measure(step, "files/s", workloads.create, _ASKED, _SMALL, first)
+        return seconds / count
+
+
 def growth(subject: Subject, meter: Meter, sizes: Sizes) -> None:
-    """A volume of very many files: what it costs to have them, to change a few, and to begin on another machine."""
+    """A volume of very many files: what it costs to have them, beside one of few that takes turns with it; to change
+    some, and to begin on another machine."""
     assert isinstance(subject, Infinitfs)
     meter.quiet()
     meter.figure(MEMORY_EMPTY, _memory(subject), "MiB")
-    _grow(subject, 0, sizes.small_volume)
-    small = _rates(subject, meter, sizes.small_volume)
-    _grow(subject, sizes.small_volume, sizes.volume)
-    meter.quiet()
-    meter.figure(MEMORY, _memory(subject), "MiB")  # the kernel still knows as many names as it has room for
-    large = _rates(subject, meter, sizes.volume)
-    meter.figure("memory with a large volume that the kernel forgot", _memory(subject), "MiB")
-    meter.figure(CREATE_SHARE, large[0] / small[0], "times")
-    meter.figure(STAT_SHARE, large[1] / small[1], "times")
+    other = type(subject)(subject.place / f"{subject.place.name}-small", subject.service)
+    with other.running():
+        small, large = _Grown(other, meter.of(other), sizes.small_volume), _Grown(subject, meter, sizes.volume)
+        small.grow()
+        large.grow()
+        meter.figure(MEMORY, _memory(subject), "MiB")  # the kernel still knows as many names as it has room for
+        meter.figure(STAT_SHARE, _share(small.ask, large.ask, _STAT_TURNS), "times")
+        neighbours = partial(small.ask, together=_NEIGHBOURS), partial(large.ask, together=_NEIGHBOURS)
+        meter.figure(f"{STAT_SHARE}, {_NEIGHBOURS} neighbours", _share(*neighbours, _STAT_TURNS), "times")
+        meter.figure(CREATE_SHARE, _share(small.create, large.create, _CREATE_TURNS), "times")
+        meter.figure("memory with a large volume that the kernel forgot", _memory(subject), "MiB")
     _change_few(subject, meter, sizes.volume)
     _begin_elsewhere(subject, meter)
 
 
+def _share(small: Callable[[int], float], large: Callable[[int], float], turns: int) -> float:
+    """The rate of the large volume in that of the small one: the median of so many turns of both, as the machine does
+    not keep its speed."""
+    return statistics.median(small(turn) / large(turn) for turn in range(turns))
+
+
 def _memory(subject: Subject) -> float:
     return resident_memory(subject.processes()) / MIB
-
-
-def _grow(subject: Infinitfs, present: int, wanted: int) -> None:
-    before, after = present // _FOLDERS, wanted // _FOLDERS
-    for number in range(_FOLDERS):
-        folder = subject.folder / f"folder-{number}"
-        folder.mkdir(exist_ok=True)
-        workloads.create(folder, after - before, _SMALL, before)
-
-
-def _rates(subject: Infinitfs, meter: Meter, present: int) -> tuple[float, float]:
-    """How many files can be created, and how many asked for, in a second, in a volume of `present` files."""
-    source = random.Random(present)
-    before = read_from_disk(subject.processes())
-    taken = []
-    for _ in range(_ROUNDS):
-        meter.forget_names()
-        names = [_file(number, present) for number in source.sample(range(present), min(_ASKED, present))]
-        begin = time.perf_counter()
-        for name in names:
-            (subject.folder / name).stat()
-        taken.append(time.perf_counter() - begin)
-    asked = statistics.median(taken) / len(names)
-    meter.rate(f"stat among {present:,} files", "files/s", (asked, 1))
-    from_disk = (read_from_disk(subject.processes()) - before) / len(names) / _ROUNDS
-    meter.figure(f"read from the disk for a stat among {present:,} files", from_disk / 1024, "KiB")
-    step = f"create beside {present:,} files"
-    seconds, count = meter.measure(step, "files/s", workloads.create, _ASKED, _SMALL, present)
-    return count / seconds, 1 / asked
 
 
 def _file(number: int, files: int) -> str:

@@ -57,6 +57,10 @@ class Meter:
         self._delay = delay
         self._samples = samples
 
+    def of(self, subject: Subject) -> "Meter":
+        """Of another one that plays in the same run."""
+        return Meter(subject, self._run, self._delay, self._samples)
+
     def measure(
         self, step: str, unit: str, workload: Callable[..., Result], *arguments: Any, forgotten: bool = False
     ) -> Result:
