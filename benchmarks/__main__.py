@@ -103,7 +103,7 @@ def main(
     b  a large file to the storage and back, against boto3
     c  small files to the storage and back, against boto3
     d  all of that, against s3ql and what other peers are found in PATH
-    e  stat while a large file uploads
+    e  stat while a large file uploads; of a filesystem that does nothing, while boto3 sends as much
     f  a volume of 1,000,000 files
     g  how fast it starts
 
