@@ -334,8 +334,7 @@ async def test_relieve_shortens_the_log_while_writers_go_on(
     async def write(count: int) -> None:
         nonlocal longest, number
         for _ in range(count):
-            if database.resting is not None:
-                await database.resting.wait()
+            await database.rested()
             number += 1
             set_number(database, f"{number} " + "x" * 2000, number)
             database.commit()
@@ -381,9 +380,7 @@ async def test_the_log_starts_over_though_others_commit_while_it_is_copied(tmp_p
     made.close()
 
 
-async def test_a_log_that_a_reader_kept_gives_its_room_back(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_log_that_a_reader_kept_gives_its_room_back(database: Database, tmp_path: Path) -> None:
     reader = database.connect()
     reader.execute("BEGIN; SELECT count(*) FROM numbers").fetchall()
     source = random.Random(1)

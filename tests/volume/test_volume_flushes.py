@@ -350,11 +350,11 @@ async def test_others_are_served_while_many_ranges_are_flushed(tmp_path: Path, a
             if len(seen) == 7:
                 del model[RANGES[-20] + 10 :]
                 await volume.set_attributes(ino, size=len(model))
-            if len(seen) in (3, 8):  # each lets the flush go on for long
+            if len(seen) in (6, 10):  # each lets the flush go on for long
                 assert await content(volume, ino) == model
 
         await settled(volume, look)
-        assert len(seen) >= 8, "all of that happened between two steps"
+        assert len(seen) > 8, "in many steps"
         assert await content(volume, ino) == model
         await drained(session)
         volume.close(ino)
