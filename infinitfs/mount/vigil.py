@@ -8,9 +8,12 @@ came within `CLOSE` of the answer before, and where the next ones come sooner so
 To fall asleep and be woken takes a good part of a request: on two virtual processors a stat took 65 us and takes 47, a
 read of 4 KiB 96 and 70, with no more of the processor than before. Programs that walk a tree, or read here and there,
 ask again within the window. On others the program that asks is woken on the processor that just fell asleep, which is
-quicker than to wake another one: there a read of 4 KiB took 48 us, and 54 with the loop awake. So both are tried for
-`TRIAL` requests now and then, and the better is kept. At most `WINDOW` a request is lost where another program needs
-the processor. KVM waits for its guests in the same way (Linux, Documentation/virt/kvm/halt-polling.rst).
+quicker than to wake another one: there a read of 4 KiB took 48 us, and 54 with the loop awake. And which is so can
+change while a program runs: where a scheduler put the program and the mount on one processor after they had been busy
+for 50 ms, a stat took 17 us before, awake, then 63, and 39 asleep. So both are tried for `TRIAL` requests now and then,
+and the better is kept until requests come faster or slower than they did with it. At most `WINDOW` a request is lost
+where another program needs the processor. KVM waits for its guests in the same way (Linux,
+Documentation/virt/kvm/halt-polling.rst).
 """
 
 from collections.abc import Callable, Generator
@@ -23,6 +26,7 @@ CLOSE = 2 * WINDOW  # seconds; where sleep takes longest, what comes within the 
 TRIAL = 64  # requests
 KEPT = 4096  # requests; both trials are a sixteenth of them
 _GAIN = 0.95  # of the time between two requests asleep: what takes more awake is not worth it
+_CHANGE = 1.5  # times the time between requests, or divided by it: what was tried may be not so any more
 
 
 def _ways() -> Generator[tuple[bool, int], float, None]:
@@ -32,7 +36,12 @@ def _ways() -> Generator[tuple[bool, int], float, None]:
         awake = yield True, TRIAL
         asleep = yield False, 2 * TRIAL
         awake += yield True, TRIAL
-        yield awake < _GAIN * asleep, KEPT
+        better = awake < _GAIN * asleep
+        expected = awake if better else asleep
+        for _ in range(KEPT // (2 * TRIAL)):
+            seconds = yield better, 2 * TRIAL
+            if not expected / _CHANGE < seconds < expected * _CHANGE:
+                break
 
 
 class Vigil:

@@ -116,6 +116,20 @@ async def test_the_other_way_is_tried_again() -> None:
         assert kept.count(False) >= KEPT - 1
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "better"), [((0.5, 0.9), (1.5, 0.7), False), ((0.9, 0.8), (0.3, 0.5), True)]
+)
+async def test_both_are_tried_soon_where_requests_come_faster_or_slower(
+    before: tuple[float, float], after: tuple[float, float], better: bool
+) -> None:
+    async with vigil() as (made, rounds):
+        made.answered(rounds.now, rounds.now)
+        await ways(made, rounds, 8 * TRIAL, awake=before[0], asleep=before[1])
+        await ways(made, rounds, 8 * TRIAL, awake=after[0], asleep=after[1])
+        kept = await ways(made, rounds, KEPT // 2, awake=after[0], asleep=after[1])
+        assert kept.count(better) >= KEPT // 2 - 1
+
+
 async def test_requests_side_by_side_say_nothing_of_either_way() -> None:
     async with vigil() as (made, rounds):
         ended = rounds.now
