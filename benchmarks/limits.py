@@ -44,7 +44,8 @@ FAR = 20
 
 _FOLDERS = 1000  # that the files of a large volume are spread over, and those of a small one
 _SMALL = 100  # bytes of a file in a large volume
-_ASKED = 2000  # files that are created and asked for, to see how fast
+_ASKED = 8000  # files that are asked for in one turn, so long that a scheduler has placed who works where they stay
+_CREATED = 2000  # files in one turn
 _STAT_TURNS = 15  # of asking for as many others
 _NEIGHBOURS = 10  # of a folder, that a program asks for which walks a tree
 _CREATE_TURNS = 3
@@ -152,8 +153,8 @@ class _Grown:
     def create(self, turn: int) -> float:
         """Seconds that it takes to create one more."""
         step = f"create beside {self.files:,} files"
-        first = self.files + turn * _ASKED
-        seconds, count = self.meter.measure(step, "files/s", workloads.create, _ASKED, _SMALL, first)
+        first = self.files + turn * _CREATED
+        seconds, count = self.meter.measure(step, "files/s", workloads.create, _CREATED, _SMALL, first)
         return seconds / count
 
 
