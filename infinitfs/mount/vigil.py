@@ -9,8 +9,8 @@ To fall asleep and be woken takes a good part of a request: on two virtual proce
 read of 4 KiB 96 and 70, with no more of the processor than before. Programs that walk a tree, or read here and there,
 ask again within the window. On others the program that asks is woken on the processor that just fell asleep, which is
 quicker than to wake another one: there a read of 4 KiB took 48 us, and 54 with the loop awake. And which is so can
-change while a program runs: where a scheduler put the program and the mount on one processor after they had been busy
-for 50 ms, a stat took 17 us before, awake, then 63, and 39 asleep. So both are tried for `TRIAL` requests now and then,
+change while a program runs: one kernel had the program and the mount on one processor for 50 ms, where a stat took 17
+us asleep, and then on two, where it took 63 asleep and 39 awake. So both are tried for `TRIAL` requests now and then,
 and the better is kept until requests come faster or slower than they did with it. At most `WINDOW` a request is lost
 where another program needs the processor. KVM waits for its guests in the same way (Linux,
 Documentation/virt/kvm/halt-polling.rst).
