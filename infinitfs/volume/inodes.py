@@ -1,5 +1,4 @@
-"""The table of inodes, through memory: a row is written once a transaction, and one that is needed by its number is read
-once.
+"""The table of inodes, through memory: a row is written once a transaction, and read once where its number is known.
 
 Above: `namespace`. Below: `database`.
 Invariant: what memory has is at least as new as the table; rows that are newer reach it at the end of their
