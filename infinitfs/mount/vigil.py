@@ -24,7 +24,7 @@ import trio
 WINDOW = 100e-6  # seconds
 CLOSE = 2 * WINDOW  # seconds; where sleep takes longest, what comes within the window comes within this
 TRIAL = 64  # requests
-KEPT = 4096  # requests; both trials are a sixteenth of them
+KEPT = 4096  # requests, where nothing changes; both trials are a sixteenth of them
 _GAIN = 0.95  # of the time between two requests asleep: what takes more awake is not worth it
 _CHANGE = 1.5  # times the time between requests, or divided by it: what was tried may be not so any more
 
