@@ -17,7 +17,7 @@ _STEPS = 4  # parts of a small window: one of them is worth a request
 class ReadAhead:
     """The window, in bytes, grows with what was read in sequence, from `FIRST` to `LARGEST`; a jump ends it.
 
-    Of the window up to `IN_FLIGHT` bytes are on their way, and where some arrive the next are asked for, whatever the
+    Of the window the next is asked for while fewer than `IN_FLIGHT` bytes are on their way, whatever the
     reader does meanwhile: if only its reads asked for more, they would ask for all of it at once, and the line
     would lie idle for a round trip before each time. Large requests cost less; small ones, and so more of them side by
     side, share a far line better, each connection of which brings little at first. So a request has the larger of
@@ -62,11 +62,16 @@ class ReadAhead:
         start = max(self._ahead, self._next)
         end = min(start + self._request, self._next + window, size)
         enough = end == size or end - start >= min(self._request, window // _STEPS)
-        if end <= start or not enough or self._in_flight + end - start > IN_FLIGHT:
+        if end <= start or not enough or self._in_flight >= IN_FLIGHT:
             return None
         self._ahead = end
         self._in_flight += end - start
         return start, end
+
+    def stretch(self, end: int, to: int) -> None:
+        """What was taken last, up to `end`, is fetched up to `to`, as that costs no request more."""
+        self._ahead = to
+        self._in_flight += to - end
 
     def arrived(self, start: int, end: int, seconds: float) -> None:
         """What was taken is no longer on its way, for it is there or it failed, which took `seconds`."""

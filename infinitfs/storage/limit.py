@@ -29,6 +29,10 @@ class LimitStorage(Storage):
             self._download.charge(len(data))
         return data
 
+    async def get_whole(self, key: str, size: int) -> bytes:
+        await self._download.take(size)
+        return await self._inner.get_whole(key, size)
+
     async def put(self, key: str, data: Buffer, *, create: bool = False) -> None:
         await self._upload.take(len(data))
         await self._inner.put(key, data, create=create)

@@ -50,6 +50,9 @@ class RetryStorage(Storage):
     async def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         return await self._persist(lambda: self._inner.get(key, start, length))
 
+    async def get_whole(self, key: str, size: int) -> bytes:
+        return await self._persist(lambda: self._inner.get_whole(key, size))
+
     async def put(self, key: str, data: Buffer, *, create: bool = False) -> None:
         doubtful = False
 

@@ -43,6 +43,12 @@ class TraceStorage(Storage):
             trace.bytes = len(data)
         return data
 
+    async def get_whole(self, key: str, size: int) -> bytes:
+        with self._tracing("get", key) as trace:
+            data = await self._inner.get_whole(key, size)
+            trace.bytes = len(data)
+        return data
+
     async def put(self, key: str, data: Buffer, *, create: bool = False) -> None:
         with self._tracing("put", key) as trace:
             await self._inner.put(key, data, create=create)

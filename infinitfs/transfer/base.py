@@ -20,8 +20,9 @@ class Transfer(Protocol):
     async def upload(self, key: str, path: Path) -> None:
         """Store the whole file `path` as the object `key`, replacing one of that name."""
 
-    async def download(self, key: str, start: int, length: int, path: Path) -> None:
-        """Write the bytes `[start, start + length)` of an object to `path`, a new file in an existing folder.
+    async def download(self, key: str, start: int, length: int, path: Path, *, whole: bool = False) -> None:
+        """Write the bytes `[start, start + length)` of an object, `whole` where that is all of it, to `path`, a new
+        file in an existing folder.
 
         A file of that name is replaced; after an error or a cancellation none is left, so `path` should be a
         name that nobody uses again. The file is not synced.

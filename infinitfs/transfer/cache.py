@@ -221,7 +221,7 @@ class PackCache:
         for first, count in adjacent(missing):
             run = Run(pack, first * SECTOR, min(count * SECTOR, size - first * SECTOR))
             self._add(run)
-            self._nursery.start_soon(self._fetch, run)
+            self._nursery.start_soon(self._fetch, run, run.length == size)
             held[run] = None
         for run in held:
             run.pins += 1
@@ -304,9 +304,9 @@ class PackCache:
                 self._doomed += batch
                 raise
 
-    async def _fetch(self, run: Run) -> None:
+    async def _fetch(self, run: Run, whole: bool) -> None:
         try:
-            await self._bring(run)
+            await self._bring(run, whole)
         except InfinitfsError as error:
             run.error = error
         except trio.Cancelled:
@@ -318,15 +318,16 @@ class PackCache:
             run.ready.set()
             self._look_at_limit()
 
-    async def _bring(self, run: Run) -> None:
-        """Into a file; where this disk does not take it even after others made room, into memory."""
+    async def _bring(self, run: Run, whole: bool) -> None:
+        """Into a file; where this disk does not take it even after others made room, into memory. `whole` is a run that
+        is all of its pack."""
         key = self._key_of(run.pack)
         for _ in range(2 if run.length <= self.limit else 0):
             serial = next(self._serials)
             incoming = incoming_path(self._folder, serial)
             target = run_path(self._folder, run.pack, run.start, serial)
             try:
-                await self._transfer.download(key, run.start, run.length, incoming)
+                await self._transfer.download(key, run.start, run.length, incoming, whole=whole)
                 size = await self._offload(partial(move, incoming, target))
             except NoSpace:
                 self._trim(self.used - run.length)

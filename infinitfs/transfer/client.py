@@ -111,8 +111,8 @@ class TransferClient:
         sent = await self._number(protocol.Upload(key, os.fsencode(path)))
         self.stats.uploaded += sent  # not in one line: others have added to it meanwhile
 
-    async def download(self, key: str, start: int, length: int, path: Path) -> None:
-        written = await self._number(Download(key, start, length, os.fsencode(path)))
+    async def download(self, key: str, start: int, length: int, path: Path, *, whole: bool = False) -> None:
+        written = await self._number(Download(key, start, length, whole, os.fsencode(path)))
         self.stats.downloaded += written
         if written != length:
             remove([path])

@@ -45,11 +45,12 @@ class Upload(msgspec.Struct, frozen=True, tag="upload"):
 
 
 class Download(msgspec.Struct, frozen=True, tag="download"):
-    """Answered by the number of bytes written to `path`."""
+    """Answered by the number of bytes written to `path`; `whole`: there is no more of the object."""
 
     key: str
     start: int
     length: int
+    whole: bool
     path: bytes
 
 

@@ -146,7 +146,10 @@ class _Worker:
         return len(data)
 
     async def _download(self, body: Download) -> int:
-        data = await self._storage.get(body.key, body.start, body.length)
+        if body.whole:
+            data = await self._storage.get_whole(body.key, body.length)
+        else:
+            data = await self._storage.get(body.key, body.start, body.length)
         await self._offload(partial(write_new, _path(body), data))
         return len(data)
 

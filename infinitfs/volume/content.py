@@ -7,6 +7,7 @@ it is there.
 """
 
 from contextlib import suppress
+from typing import NamedTuple
 
 import trio
 
@@ -120,26 +121,53 @@ class Content:
         while self._nursery is not None and (ahead := self._take(file)) is not None:
             self._nursery.start_soon(self._prefetch, file, ahead)
 
-    def _take(self, file: File) -> tuple[int, int] | None:
+    def _take(self, file: File) -> "_Ahead | None":
         if self._prefetching >= _PREFETCHES:
             return None
-        ahead = file.read_ahead.take(file.size, self._reader.room_ahead)
-        self._prefetching += ahead is not None
-        return ahead
+        taken = file.read_ahead.take(file.size, self._reader.room_ahead)
+        if taken is None:
+            return None
+        self._prefetching += 1
+        start, end = taken
+        found: list[tuple[Extent, Location]] = []
+        with suppress(InfinitfsError):
+            found = self._blocks.extents(file.ino, start, end + (end - start) // 2)
+        upto = _end_of_pack(found, end, file.size)
+        file.read_ahead.stretch(end, upto)
+        return _Ahead(start, upto, [where for extent, where in found if extent.offset < upto])
 
-    async def _prefetch(self, file: File, first: tuple[int, int]) -> None:
+    async def _prefetch(self, file: File, first: "_Ahead") -> None:
         """Bring a range, then what may follow now that it has arrived, unless nobody reads any more. A failure, of the
         local database too, is left for the read to meet."""
-        ahead: tuple[int, int] | None = first
+        ahead: _Ahead | None = first
         while ahead is not None:
             began = trio.current_time()
             try:
                 with suppress(InfinitfsError):
-                    await self._reader.prefetch([where for _, where in self._blocks.extents(file.ino, *ahead)])
+                    await self._reader.prefetch(ahead.locations)
             finally:
-                file.read_ahead.arrived(*ahead, trio.current_time() - began)
+                file.read_ahead.arrived(ahead.start, ahead.end, trio.current_time() - began)
                 self._prefetching -= 1
             ahead = self._take(file) if file.opens else None
+
+
+class _Ahead(NamedTuple):
+    """A range of a file that is fetched before it is read, and where it lies."""
+
+    start: int
+    end: int
+    locations: list[Location]
+
+
+def _end_of_pack(found: list[tuple[Extent, Location]], end: int, size: int) -> int:
+    """Where the part of a file ends that is in the pack in which `end` is, else `end`: if it is not among the extents
+    `found`. A request more for the rest of a pack costs as much as one for all of it."""
+    pack, upto = "", end
+    for extent, where in found:
+        if extent.offset >= end and where.pack != pack:
+            return upto
+        pack, upto = where.pack, max(extent.end, end)
+    return size if upto >= size else end
 
 
 def _assemble(

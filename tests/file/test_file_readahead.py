@@ -83,6 +83,24 @@ def test_no_more_is_on_its_way_than_a_line_holds_and_what_arrives_makes_room() -
     assert ahead.take(size) is None
 
 
+def test_what_is_stretched_is_on_its_way_and_not_given_out_again() -> None:
+    ahead, size = ReadAhead(), 1000 * MI
+    for offset in range(0, 64 * MI, MI):
+        ahead.advance(offset, MI)
+    end = 64 * MI
+    for _ in range(IN_FLIGHT // MI - 2):
+        taken = ahead.take(size)
+        assert taken == (end, end + MI)
+        end += MI
+        ahead.stretch(end, end + 5 * KI)
+        end += 5 * KI
+    ahead.stretch(end, end + 2 * MI - 5 * KI)
+    end += 2 * MI - 5 * KI
+    assert ahead.take(size) is None
+    ahead.arrived(64 * MI, 65 * MI + 5 * KI, LONG / 2)
+    assert ahead.take(size) == (end, end + MI)
+
+
 @pytest.mark.parametrize(("seconds", "request_size"), [(LONG * 2, REQUESTS[0]), (LONG / 8, REQUESTS[1])])
 def test_requests_are_large_unless_they_take_long(seconds: float, request_size: int) -> None:
     ahead, size = ReadAhead(), 1000 * MI

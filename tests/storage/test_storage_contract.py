@@ -54,10 +54,20 @@ async def test_range_past_the_end_is_damage(storage: Storage) -> None:
             await storage.get(KEY, start, length)
 
 
+async def test_a_whole_object(storage: Storage) -> None:
+    data = bytes(range(256)) * 4096
+    await storage.put(KEY, data)
+    assert await storage.get_whole(KEY, len(data)) == data
+    assert await storage.get_whole(KEY, len(data) - 1) == data[:-1], "of one that is longer than it should be"
+    with pytest.raises(DamagedObject, match="ends at byte 1048576"):
+        await storage.get_whole(KEY, len(data) + 1)
+
+
 async def test_absent_object(storage: Storage) -> None:
     await storage.put("0123abcd/packs/4f/other", b"1")
     for key in (KEY, "top", "0123abcd/packs/4f", "0123abcd/packs/4f/other/below"):
-        for call in (storage.get(key), storage.get(key, 2, 3), storage.get(key, 2, 0), storage.size(key)):
+        parts = (storage.get(key, 2, 3), storage.get(key, 2, 0))
+        for call in (storage.get(key), *parts, storage.get_whole(key, 1), storage.size(key)):
             with pytest.raises(ObjectNotFound, match=key):
                 await call
 

@@ -46,6 +46,9 @@ async def test_downloads_keep_to_the_rate(autojump_clock: trio.testing.MockClock
     assert trio.current_time() == pytest.approx(2)
     await storage.get("a", 0, 1)
     assert trio.current_time() == pytest.approx(6)
+    await storage.get_whole("a", 4000)
+    await storage.get_whole("a", 4000)  # waits for the one before
+    assert trio.current_time() == pytest.approx(10.001)
 
 
 async def test_up_and_down_are_apart(autojump_clock: trio.testing.MockClock) -> None:

@@ -60,14 +60,15 @@ async def test_every_call_is_repeated(autojump_clock: trio.testing.MockClock) ->
     inner = MemoryStorage()
     await inner.put("a", b"123")
     fails = [FailBefore(), None]
-    faulty = FaultyStorage(inner, script(*fails * 4))
+    faulty = FaultyStorage(inner, script(*fails * 5))
     storage = patient(faulty)
     assert await storage.get("a", 1, 1) == b"2"
+    assert await storage.get_whole("a", 3) == b"123"
     assert await storage.size("a") == 3
     assert [info.key async for info in storage.list("")] == ["a"]
     await storage.delete("a")
     assert inner.objects == {}
-    assert len(faulty.calls) == 8
+    assert len(faulty.calls) == 10
 
 
 async def test_the_last_error_is_raised_at_the_deadline(autojump_clock: trio.testing.MockClock) -> None:

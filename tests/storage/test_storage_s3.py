@@ -232,6 +232,15 @@ async def test_an_unconditional_service_is_looked_at_first(stub: Stub) -> None:
     assert "if-none-match" not in stub.heads[1].lower()
 
 
+async def test_a_whole_object_is_asked_for_without_a_range(stub: Stub, faked: S3Storage) -> None:
+    stub.answers = [answer(200, b"0123456789", TAG), answer(200, b"012345", TAG, length=10), answer(200, b"login")]
+    assert await faked.get_whole("a", 10) == b"0123456789"
+    for _ in range(2):
+        with pytest.raises((StorageUnreachable, NotS3)):
+            await faked.get_whole("a", 10)
+    assert not any("range:" in head.lower() for head in stub.heads)
+
+
 async def test_a_service_that_ignores_ranges(stub: Stub, faked: S3Storage) -> None:
     stub.answers = [answer(200, b"0123456789", TAG)] * 2
     assert await faked.get("a", 3, 4) == b"3456"

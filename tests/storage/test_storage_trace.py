@@ -17,6 +17,7 @@ async def test_calls_and_outcomes(autojump_clock: trio.testing.MockClock) -> Non
     await storage.get("a", 1, 3)
     with pytest.raises(ObjectNotFound):
         await storage.get("b")
+    await storage.get_whole("a", 5)
     await storage.size("a")
     assert [info.key async for info in storage.list("")] == ["a"]
     await storage.delete("a")
@@ -24,6 +25,7 @@ async def test_calls_and_outcomes(autojump_clock: trio.testing.MockClock) -> Non
         Trace("put", "a", 5, 2.0),
         Trace("get", "a", 3),
         Trace("get", "b", 0, 3.0, "ObjectNotFound"),
+        Trace("get", "a", 5),
         Trace("size", "a"),
         Trace("list", ""),
         Trace("delete", "a"),

@@ -50,7 +50,8 @@ class RecordingTransfer:
         self.gate.set()
         self.short = 0
 
-    async def download(self, key: str, start: int, length: int, path: Path) -> None:
+    async def download(self, key: str, start: int, length: int, path: Path, *, whole: bool = False) -> None:
+        assert whole == (length == len(self.objects.get(key, b"")))
         self.downloads.append((start, length))
         await self.gate.wait()
         if self.failures:

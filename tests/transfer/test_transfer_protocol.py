@@ -19,7 +19,7 @@ _texts = st.text(max_size=20)
 _bytes = st.binary(max_size=200)
 _bodies = st.one_of(
     st.builds(protocol.Upload, _texts, _bytes),
-    st.builds(protocol.Download, _texts, _numbers, _numbers, _bytes),
+    st.builds(protocol.Download, _texts, _numbers, _numbers, st.booleans(), _bytes),
     st.builds(protocol.Put, _texts, _bytes, st.booleans()),
     st.builds(protocol.Get, _texts, _numbers, st.none() | _numbers),
     st.builds(protocol.Size, _texts),

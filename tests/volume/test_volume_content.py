@@ -26,18 +26,21 @@ ROUND_TRIP = 0.3
 
 
 class FarStorage(MemoryStorage):
-    """Whose packs are a round trip away; `coming` bytes of them are on their way, `most` were, `brought` came."""
+    """Whose packs are `seconds` away; `coming` bytes of them are on their way, `most` were, `brought` came."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
         super().__init__()
+        self._seconds = seconds
         self.coming = self.most = self.brought = 0
+        self.asked: dict[str, list[tuple[int, int]]] = {}
 
     async def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         data = await super().get(key, start, length)
         if "/packs/" in key:
+            self.asked.setdefault(key, []).append((start, len(data)))
             self.coming += len(data)
             self.most = max(self.most, self.coming)
-            await trio.sleep(ROUND_TRIP)
+            await trio.sleep(self._seconds)
             self.coming -= len(data)
             self.brought += len(data)
         return data
@@ -47,9 +50,9 @@ PLAIN = random.Random(3).randbytes(64 * MI)
 
 
 @asynccontextmanager
-async def far_file(folder: Path) -> AsyncIterator[tuple[FarStorage, Volume, int]]:
+async def far_file(folder: Path, seconds: float = ROUND_TRIP) -> AsyncIterator[tuple[FarStorage, Volume, int]]:
     """A file of `PLAIN`, open, of which this machine has nothing."""
-    storage, opened = FarStorage(), make_volume(Parameters())
+    storage, opened = FarStorage(seconds), make_volume(Parameters())
     async with opened_volume(storage, folder / "one", opened) as session:
         ino = await put(session.volume, b"large", PLAIN)
         await drained(session)
@@ -76,6 +79,14 @@ async def test_what_comes_next_is_asked_for_when_something_arrives(tmp_path: Pat
         await read(volume, ino, 8 * MI, 37 * MI)
         assert trio.current_time() == began, "all of it is here"
         volume.close(ino)
+
+
+async def test_large_requests_end_where_packs_do(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with far_file(tmp_path, ROUND_TRIP / 6) as (storage, volume, ino):
+        await read(volume, ino, 0, 64 * MI)
+        volume.close(ino)
+        whole = [key for key, asked in storage.asked.items() if asked == [(0, await storage.size(key))]]
+        assert len(whole) >= len(storage.asked) - 2 > 3, "of the first and the second pack parts were wanted sooner"
 
 
 async def test_for_who_goes_away_nothing_more_is_asked(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -126,8 +126,8 @@ class PointedTransfer:
     async def upload(self, key: str, path: Path) -> None:
         await self._pointed("upload", key, self._client.upload(key, path))
 
-    async def download(self, key: str, start: int, length: int, path: Path) -> None:
-        await self._pointed("download", key, self._client.download(key, start, length, path))
+    async def download(self, key: str, start: int, length: int, path: Path, *, whole: bool = False) -> None:
+        await self._pointed("download", key, self._client.download(key, start, length, path, whole=whole))
 
     async def put(self, key: str, data: Buffer, *, create: bool = False) -> None:
         await self._pointed("put", key, self._client.put(key, data, create=create))
