@@ -281,7 +281,7 @@ def _conclusion(rows: list[Row], curves: Mapping[str, Mapping[int, float]], cost
         f"{name} {format_quantity(best[name], CURVES[name])} with {knee(curve)}" for name, curve in curves.items()
     )
     in_flight = round(best["download"] * latency["GET 4 KiB"])
-    enough = "which is enough" if in_flight <= IN_FLIGHT else "so a single reader does not get all of it"
+    enough = "which is enough" if in_flight <= IN_FLIGHT[1] else "so a single reader does not get all of it"
     sending = max(latency["PUT a pack"] - latency["PUT 4 KiB"], 1e-9)
     good_pack = round(9 * latency["PUT 4 KiB"] * PACK / sending)
     verdict = "large enough" if good_pack <= PACK else "sent several at a time"
@@ -289,7 +289,7 @@ def _conclusion(rows: list[Row], curves: Mapping[str, Mapping[int, float]], cost
         f"Mount with --connections {connections_for(curves)}.",
         f"Nearly the most is reached so: {reached} at once.",
         f"Read-ahead: a line of this rate and latency holds {format_size(in_flight)}; a mount asks for "
-        f"up to {format_size(IN_FLIGHT)} at a time, {enough}.",
+        f"up to {format_size(IN_FLIGHT[1])} at a time, {enough}.",
         f"Packs: from {format_size(good_pack)} on, waiting is less than a tenth of what sending one takes; those of a "
         f"volume have {format_size(PACK)}, {verdict}.",
         f"fsync with --fsync remote takes about {format_seconds(2 * latency['PUT 4 KiB'])}: a pack, then a record.",

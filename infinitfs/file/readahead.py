@@ -5,11 +5,15 @@ Invariant: nothing is given out twice to a reader that goes forward, a random re
 given out is in proportion to what was read.
 """
 
+from math import inf
+
 FIRST = 2 * 2**20
 LARGEST = 96 * 2**20
-IN_FLIGHT = 16 * 2**20  # 50 MB/s over 300 ms; more only fills the queues on the way, where what is needed first waits
+IN_FLIGHT = (16 * 2**20, 64 * 2**20)  # 50 MB/s over 300 ms, and as much as a fast far line holds
 REQUESTS = (2**20, 8 * 2**20)
 LONG = 0.5  # seconds
+QUEUED = 2.0  # times the shortest time of a request: then some of what is on its way waits
+_HERE = 0.002  # seconds; what takes less did not come from a storage
 _SHARE = 4  # times what was read: who reads the head of a file and goes away costs no more than that
 _STEPS = 4  # parts of a small window: one of them is worth a request
 
@@ -17,14 +21,17 @@ _STEPS = 4  # parts of a small window: one of them is worth a request
 class ReadAhead:
     """The window, in bytes, grows with what was read in sequence, from `FIRST` to `LARGEST`; a jump ends it.
 
-    Of the window the next is asked for while fewer than `IN_FLIGHT` bytes are on their way, whatever the
-    reader does meanwhile: if only its reads asked for more, they would ask for all of it at once, and the line
-    would lie idle for a round trip before each time. Large requests cost less; small ones, and so more of them side by
-    side, share a far line better, each connection of which brings little at first. So a request has the larger of
-    `REQUESTS` unless it takes `LONG`.
+    Of the window the next is asked for while fewer bytes than the line holds are on their way, whatever the reader does
+    meanwhile: if only its reads asked for more, they would ask for all of it at once, and the line would lie idle for a
+    round trip before each time. What the line holds, within `IN_FLIGHT`, is found as by TCP Vegas (Brakmo and Peterson,
+    1995): more while requests take about as long as the shortest of them did; once they take longer, more only fills
+    the queues on the way, where what is needed first waits.
+
+    Large requests cost less; small ones, and so more of them side by side, share a far line better, each connection of
+    which brings little at first. So a request has the larger of `REQUESTS` unless it takes `LONG`.
     """
 
-    __slots__ = ("_ahead", "_in_flight", "_next", "_read", "_request", "_window")
+    __slots__ = ("_ahead", "_in_flight", "_line", "_next", "_read", "_request", "_shortest", "_window")
 
     def __init__(self) -> None:
         self._next = 0
@@ -32,7 +39,9 @@ class ReadAhead:
         self._ahead = 0
         self._window = 0
         self._in_flight = 0
+        self._line = IN_FLIGHT[0]
         self._request = REQUESTS[0]
+        self._shortest = inf
 
     @property
     def jumped(self) -> bool:
@@ -45,7 +54,7 @@ class ReadAhead:
         Kernel read-ahead and parallel readers arrive slightly out of order, so a step is sequential where it starts
         within half a window of the last one's end.
         """
-        slack = max(min(self._window, IN_FLIGHT) // 2, length)
+        slack = max(min(self._window, IN_FLIGHT[0]) // 2, length)
         sequential = abs(offset - self._next) <= slack
         self._next = offset + length
         if not sequential:
@@ -62,7 +71,7 @@ class ReadAhead:
         start = max(self._ahead, self._next)
         end = min(start + self._request, self._next + window, size)
         enough = end == size or end - start >= min(self._request, window // _STEPS)
-        if end <= start or not enough or self._in_flight >= IN_FLIGHT:
+        if end <= start or not enough or self._in_flight >= self._line:
             return None
         self._ahead = end
         self._in_flight += end - start
@@ -75,7 +84,14 @@ class ReadAhead:
 
     def arrived(self, start: int, end: int, seconds: float) -> None:
         """What was taken is no longer on its way, for it is there or it failed, which took `seconds`."""
-        self._in_flight -= end - start
+        size = end - start
+        self._in_flight -= size
+        if seconds > _HERE:
+            self._shortest = min(self._shortest, seconds)
+            if seconds < QUEUED * self._shortest:
+                self._line = min(self._line + size, IN_FLIGHT[1])
+            elif seconds > 2 * QUEUED * self._shortest:
+                self._line = max(self._line - size, IN_FLIGHT[0])
         if seconds > LONG:
             self._request = max(self._request // 2, REQUESTS[0])
         elif seconds < LONG / 4:

@@ -77,10 +77,36 @@ def test_no_more_is_on_its_way_than_a_line_holds_and_what_arrives_makes_room() -
     on_their_way = []
     while (each := ahead.take(size)) is not None:
         on_their_way.append(each)
-    assert sum(end - start for start, end in on_their_way) == IN_FLIGHT
-    ahead.arrived(*on_their_way[3], LONG / 2)
-    assert ahead.take(size) == (64 * MI + IN_FLIGHT, 65 * MI + IN_FLIGHT), "without a read"
+    assert sum(end - start for start, end in on_their_way) == IN_FLIGHT[0]
+    ahead.arrived(*on_their_way[3], 0)  # it was here
+    end = 64 * MI + IN_FLIGHT[0]
+    assert ahead.take(size) == (end, end + 2 * MI), "without a read"
     assert ahead.take(size) is None
+
+
+@pytest.mark.parametrize(
+    ("rate", "latency"), [(500, 0.08), (500, 0.02), (500, 0.001), (100, 0.08), (100, 0.3), (20, 0.05), (3, 0.1)]
+)
+def test_as_much_is_on_its_way_as_the_line_holds(rate: float, latency: float) -> None:
+    """A line of so many MiB a second: what it brings, and how long the last of what was asked for waits."""
+    ahead, size = ReadAhead(), 1000 * MI
+    for offset in range(0, 32 * MI, MI):
+        ahead.advance(offset, MI)
+    now = free = 0.0
+    coming: list[tuple[float, float, int, int]] = []
+    seconds = [0.0]
+    brought = 32 * MI
+    while brought < size:
+        while (each := ahead.take(size)) is not None:
+            free = max(free, now + latency) + (each[1] - each[0]) / rate / MI
+            coming.append((free, now, *each))
+        now, asked, start, end = coming.pop(0)
+        seconds.append(now - asked)
+        ahead.arrived(start, end, now - asked)
+        ahead.advance(start, end - start)
+        brought = end
+    assert 968 / now > 0.8 * min(rate, IN_FLIGHT[1] / MI / latency)
+    assert max(seconds) < 17 / rate + 3 * (latency + 8 / rate)
 
 
 def test_what_is_stretched_is_on_its_way_and_not_given_out_again() -> None:
@@ -88,7 +114,7 @@ def test_what_is_stretched_is_on_its_way_and_not_given_out_again() -> None:
     for offset in range(0, 64 * MI, MI):
         ahead.advance(offset, MI)
     end = 64 * MI
-    for _ in range(IN_FLIGHT // MI - 2):
+    for _ in range(IN_FLIGHT[0] // MI - 2):
         taken = ahead.take(size)
         assert taken == (end, end + MI)
         end += MI
@@ -97,8 +123,8 @@ def test_what_is_stretched_is_on_its_way_and_not_given_out_again() -> None:
     ahead.stretch(end, end + 2 * MI - 5 * KI)
     end += 2 * MI - 5 * KI
     assert ahead.take(size) is None
-    ahead.arrived(64 * MI, 65 * MI + 5 * KI, LONG / 2)
-    assert ahead.take(size) == (end, end + MI)
+    ahead.arrived(64 * MI, 65 * MI + 5 * KI, 0)
+    assert ahead.take(size) == (end, end + 2 * MI)
 
 
 @pytest.mark.parametrize(("seconds", "request_size"), [(LONG * 2, REQUESTS[0]), (LONG / 8, REQUESTS[1])])
