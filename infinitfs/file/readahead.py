@@ -5,14 +5,12 @@ Invariant: nothing is given out twice to a reader that goes forward, a random re
 given out is in proportion to what was read.
 """
 
-from math import inf
-
 FIRST = 2 * 2**20
 LARGEST = 96 * 2**20
 IN_FLIGHT = (16 * 2**20, 64 * 2**20)  # 50 MB/s over 300 ms, and as much as a fast far line holds
 REQUESTS = (2**20, 8 * 2**20)
 LONG = 0.5  # seconds
-QUEUED = 2.0  # times the shortest time of a request: then some of what is on its way waits
+QUEUED = 2.0  # times the shortest that a request of its size took: then some of what is on its way waits
 _HERE = 0.002  # seconds; what takes less did not come from a storage
 _SHARE = 4  # times what was read: who reads the head of a file and goes away costs no more than that
 _STEPS = 4  # parts of a small window: one of them is worth a request
@@ -24,8 +22,8 @@ class ReadAhead:
     Of the window the next is asked for while fewer bytes than the line holds are on their way, whatever the reader does
     meanwhile: if only its reads asked for more, they would ask for all of it at once, and the line would lie idle for a
     round trip before each time. What the line holds, within `IN_FLIGHT`, is found as by TCP Vegas (Brakmo and Peterson,
-    1995): more while requests take about as long as the shortest of them did; once they take longer, more only fills
-    the queues on the way, where what is needed first waits.
+    1995): more while requests take about as long as the shortest of their size did; once they take longer, more only
+    fills the queues on the way, where what is needed first waits.
 
     Large requests cost less; small ones, and so more of them side by side, share a far line better, each connection of
     which brings little at first. So a request has the larger of `REQUESTS` unless it takes `LONG`.
@@ -41,7 +39,7 @@ class ReadAhead:
         self._in_flight = 0
         self._line = IN_FLIGHT[0]
         self._request = REQUESTS[0]
-        self._shortest = inf
+        self._shortest: dict[int, float] = {}  # seconds, by the bits of the size
 
     @property
     def jumped(self) -> bool:
@@ -87,10 +85,12 @@ class ReadAhead:
         size = end - start
         self._in_flight -= size
         if seconds > _HERE:
-            self._shortest = min(self._shortest, seconds)
-            if seconds < QUEUED * self._shortest:
+            shortest = self._shortest.setdefault(size.bit_length(), seconds)
+            if seconds < shortest:
+                self._shortest[size.bit_length()] = seconds
+            if seconds < QUEUED * shortest:
                 self._line = min(self._line + size, IN_FLIGHT[1])
-            elif seconds > 2 * QUEUED * self._shortest:
+            elif seconds > 2 * QUEUED * shortest:
                 self._line = max(self._line - size, IN_FLIGHT[0])
         if seconds > LONG:
             self._request = max(self._request // 2, REQUESTS[0])
