@@ -10,7 +10,7 @@ LARGEST = 96 * 2**20
 IN_FLIGHT = (16 * 2**20, 64 * 2**20)  # 50 MB/s over 300 ms, and as much as a fast far line holds
 REQUESTS = (2**20, 8 * 2**20)
 LONG = 0.5  # seconds
-QUEUED = 2.0  # times the shortest that a request of its size took: then some of what is on its way waits
+QUEUED = 1.5  # times the shortest that a request of its size took: then some of what is on its way waits
 _HERE = 0.002  # seconds; what takes less did not come from a storage
 _SHARE = 4  # times what was read: who reads the head of a file and goes away costs no more than that
 _STEPS = 4  # parts of a small window: one of them is worth a request
@@ -89,9 +89,9 @@ class ReadAhead:
             if seconds < shortest:
                 self._shortest[size.bit_length()] = seconds
             if seconds < QUEUED * shortest:
-                self._line = min(self._line + size, IN_FLIGHT[1])
-            elif seconds > 2 * QUEUED * shortest:
-                self._line = max(self._line - size, IN_FLIGHT[0])
+                self._line = min(self._line + size * size // self._line, IN_FLIGHT[1])
+            elif seconds > 2 * shortest:
+                self._line = max(self._line - size * size // self._line, IN_FLIGHT[0])
         if seconds > LONG:
             self._request = max(self._request // 2, REQUESTS[0])
         elif seconds < LONG / 4:

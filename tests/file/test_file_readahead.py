@@ -105,8 +105,8 @@ def test_as_much_is_on_its_way_as_the_line_holds(rate: float, latency: float) ->
         ahead.arrived(start, end, now - asked)
         ahead.advance(start, end - start)
         brought = end
-    assert 968 / now > 0.8 * min(rate, IN_FLIGHT[1] / MI / latency)
-    assert max(seconds) < 2.5 * (latency + 17 / rate)
+    assert 968 / now > 0.8 * rate
+    assert max(seconds) < 3 * (latency + 17 / rate)
 
 
 def test_what_is_stretched_is_on_its_way_and_not_given_out_again() -> None:
