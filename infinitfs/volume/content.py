@@ -27,6 +27,14 @@ _MUCH = 128 * 1024  # bytes; who reads less at a time, one after the other, has 
 Overlay = list[tuple[int, bytes | memoryview]]
 
 
+class _Ahead(NamedTuple):
+    """A range of a file that is fetched before it is read, and where it lies."""
+
+    start: int
+    end: int
+    locations: list[Location]
+
+
 class Content:
     """Of every file of a volume."""
 
@@ -121,7 +129,7 @@ class Content:
         while self._nursery is not None and (ahead := self._take(file)) is not None:
             self._nursery.start_soon(self._prefetch, file, ahead)
 
-    def _take(self, file: File) -> "_Ahead | None":
+    def _take(self, file: File) -> _Ahead | None:
         if self._prefetching >= _PREFETCHES:
             return None
         taken = file.read_ahead.take(file.size, self._reader.room_ahead)
@@ -136,7 +144,7 @@ class Content:
         file.read_ahead.stretch(end, upto)
         return _Ahead(start, upto, [where for extent, where in found if extent.offset < upto])
 
-    async def _prefetch(self, file: File, first: "_Ahead") -> None:
+    async def _prefetch(self, file: File, first: _Ahead) -> None:
         """Bring a range, then what may follow now that it has arrived, unless nobody reads any more. A failure, of the
         local database too, is left for the read to meet."""
         ahead: _Ahead | None = first
@@ -149,14 +157,6 @@ class Content:
                 file.read_ahead.arrived(ahead.start, ahead.end, trio.current_time() - began)
                 self._prefetching -= 1
             ahead = self._take(file) if file.opens else None
-
-
-class _Ahead(NamedTuple):
-    """A range of a file that is fetched before it is read, and where it lies."""
-
-    start: int
-    end: int
-    locations: list[Location]
 
 
 def _end_of_pack(found: list[tuple[Extent, Location]], end: int, size: int) -> int:
