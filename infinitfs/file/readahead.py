@@ -23,7 +23,7 @@ class ReadAhead:
     meanwhile: if only its reads asked for more, they would ask for all of it at once, and the line would lie idle for a
     round trip before each time. What the line holds, within `IN_FLIGHT`, is found as by TCP Vegas (Brakmo and Peterson,
     1995): more while requests take about as long as the shortest of their size did; once they take longer, more only
-    fills the queues on the way, where what is needed first waits.
+    fills the queues on the way, where what is needed first waits. After a jump that is found anew.
 
     Large requests cost less; small ones, and so more of them side by side, share a far line better, each connection of
     which brings little at first. So a request has the larger of `REQUESTS` unless it takes `LONG`.
@@ -57,6 +57,7 @@ class ReadAhead:
         self._next = offset + length
         if not sequential:
             self._read = self._ahead = self._window = 0
+            self._shortest.clear()
             return False
         self._read += length
         self._window = min(max(FIRST, _SHARE * self._read), LARGEST)
@@ -83,12 +84,13 @@ class ReadAhead:
     def arrived(self, start: int, end: int, seconds: float) -> None:
         """What was taken is no longer on its way, for it is there or it failed, which took `seconds`."""
         size = end - start
+        full = self._in_flight + size >= self._line
         self._in_flight -= size
         if seconds > _HERE:
             shortest = self._shortest.setdefault(size.bit_length(), seconds)
             if seconds < shortest:
                 self._shortest[size.bit_length()] = seconds
-            if seconds < QUEUED * shortest:
+            if seconds < QUEUED * shortest and full:
                 self._line = min(self._line + size * size // self._line, IN_FLIGHT[1])
             elif seconds > 2 * shortest:
                 self._line = max(self._line - size * size // self._line, IN_FLIGHT[0])

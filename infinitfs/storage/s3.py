@@ -140,19 +140,13 @@ class S3Storage(Storage):
         ranged: dict[str, Any] = {}
         if start or length is not None:
             ranged["Range"] = f"bytes={start}-{'' if length is None else start + length - 1}"
-        try:
-            return await self._get(key, start, length, ranged)
-        except _PastEnd:
-            await self._check_end(key, start + (length or 0))
-            return b""
+        return await self._get(key, start, length, ranged)
 
     async def get_whole(self, key: str, size: int) -> bytes:
         check_key(key)
         return await self._get(key, 0, size, {})
 
     async def _get(self, key: str, start: int, length: int | None, ranged: dict[str, Any]) -> bytes:
-        """Raises _PastEnd, too."""
-
         def read() -> bytes:
             try:
                 answer = self._client.get_object(Bucket=self._record.bucket, Key=self._folder + key, **ranged)
@@ -164,7 +158,11 @@ class S3Storage(Storage):
                 self._recognize(bool(answer.get("ETag") or answer.get("ContentRange")))
                 return self._cut(key, answer, body.read(), start, length)
 
-        return await self._run(f'read "{key}"', key, read)
+        try:
+            return await self._run(f'read "{key}"', key, read)
+        except _PastEnd:
+            await self._check_end(key, start + (length or 0))
+            return b""
 
     async def put(self, key: str, data: Buffer, *, create: bool = False) -> None:
         check_key(key)

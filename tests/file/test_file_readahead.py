@@ -109,6 +109,36 @@ def test_as_much_is_on_its_way_as_the_line_holds(rate: float, latency: float) ->
     assert max(seconds) < 3 * (latency + 17 / rate)
 
 
+def test_a_line_that_is_not_full_tells_nothing_of_how_much_it_holds() -> None:
+    """A reader slower than the line, then one that takes all of it."""
+    ahead, size = ReadAhead(), 1000 * MI
+    for offset in range(0, 500 * MI, MI):
+        ahead.advance(offset, MI)
+        while (each := ahead.take(size, 8 * MI)) is not None:
+            ahead.arrived(*each, LONG / 5)
+    begin = 500 * MI + 8 * MI
+    end = begin
+    while (each := ahead.take(size)) is not None:
+        end = each[1]
+    assert end - begin == IN_FLIGHT[0]
+
+
+def test_after_a_jump_a_line_may_have_become_slower() -> None:
+    ahead, size = ReadAhead(), 1000 * MI
+    read(ahead, list(range(0, 64 * MI, MI)), MI, size, LONG / 10)
+    ahead.advance(400 * MI, MI)
+    on_their_way: Advice = []
+    most = 0
+    for offset in range(401 * MI, 800 * MI, MI):
+        ahead.advance(offset, MI)
+        while (each := ahead.take(size)) is not None:
+            on_their_way.append(each)
+        most = max(most, sum(end - start for start, end in on_their_way))
+        if offset % (8 * MI) == 0:
+            ahead.arrived(*on_their_way.pop(0), LONG / 2)
+    assert most > 2 * IN_FLIGHT[0], "all take as long as the shortest did"
+
+
 def test_what_is_stretched_is_on_its_way_and_not_given_out_again() -> None:
     ahead, size = ReadAhead(), 1000 * MI
     for offset in range(0, 64 * MI, MI):

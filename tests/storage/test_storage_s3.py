@@ -21,6 +21,7 @@ from infinitfs.errors import (
     BucketElsewhere,
     BucketNotFound,
     ClockWrong,
+    DamagedObject,
     InfinitfsError,
     KeyExpired,
     KeyRefused,
@@ -238,6 +239,9 @@ async def test_a_whole_object_is_asked_for_without_a_range(stub: Stub, faked: S3
     for _ in range(2):
         with pytest.raises((StorageUnreachable, NotS3)):
             await faked.get_whole("a", 10)
+    stub.answers = [refusal(416, "InvalidRange"), answer(200, b"", TAG, length=5)]
+    with pytest.raises(DamagedObject, match="ends at byte 5"):
+        await faked.get_whole("a", 10)
     assert not any("range:" in head.lower() for head in stub.heads)
 
 
