@@ -139,7 +139,7 @@ class Content:
         start, end = taken
         found: list[tuple[Extent, Location]] = []
         with suppress(InfinitfsError):
-            found = self._blocks.extents(file.ino, start, end + (end - start) // 2)
+            found = self._blocks.extents(file.ino, start, 2 * end - start)
         upto = _end_of_pack(found, end, file.size)
         file.read_ahead.stretch(end, upto)
         return _Ahead(start, upto, [where for extent, where in found if extent.offset < upto])
