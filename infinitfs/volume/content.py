@@ -139,7 +139,12 @@ class Content:
         start, end = taken
         found: list[tuple[Extent, Location]] = []
         with suppress(InfinitfsError):
-            found = self._blocks.extents(file.ino, start, 2 * end - start)
+            found = self._blocks.extents(file.ino, start, end)
+            if found and end < file.size:
+                extent, last = found[-1]
+                rest = max(last.pack_size - last.offset - last.length, 0)  # what follows in its pack, and no more
+                behind = self._blocks.extents(file.ino, end, min(extent.end + rest, 2 * end - start))
+                found += (each for each in behind if each[0].offset >= end)
         upto = _end_of_pack(found, end, file.size)
         file.read_ahead.stretch(end, upto)
         return _Ahead(start, upto, [where for extent, where in found if extent.offset < upto])
